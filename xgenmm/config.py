@@ -1,0 +1,1 @@
+"""Turns mappings into frozen dataclasses and back. Knows no setting by name."""

@@ -1,0 +1,104 @@
+"""The values that travel along the path: Sample -> Example -> Batch. Knows nothing of files, tokens' texts or models.
+
+Letters in shapes mean the same everywhere: B rows of a batch, L tokens of a row, T tiles (all images together), N images,
+S side of a tile in pixels, P vision patches of a tile, K latents (= vision tokens) of a tile, D width.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+IGNORE_INDEX = -100
+"""Label of a position that is not supervised."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How many tiles an image is cut into: rows and columns. `Grid(0, 0)` is an image that has only its base tile."""
+
+    rows: int
+    cols: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """An encoded image that nobody has opened yet: its bytes, or the path to them. Opened by `processor.images`."""
+
+    source: bytes | Path
+    name: str
+    """What messages about this picture call it: a path, a member of a shard, a URL."""
+
+
+Part = str | Picture
+"""A piece of a text in reading order. Text is always plain text: special tokens spelled out in it stay letters."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Document:
+    """Text and pictures in reading order: a caption pair or an interleaved page. All its text is supervised."""
+
+    id: str
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """One message of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversation:
+    """Messages in order; the assistant's turns are supervised."""
+
+    id: str
+    turns: tuple[Turn, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preference:
+    """A prompt (a conversation that ends with the user) with an answer that people preferred and one that they did not."""
+
+    id: str
+    prompt: Conversation
+    chosen: str
+    rejected: str
+
+
+Sample = Document | Conversation | Preference
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One sample as a model takes it.
+
+    `labels[i]` is the target of position i, that is `input_ids[i + 1]` where that token is supervised and IGNORE_INDEX
+    elsewhere: labels are aligned at birth, and nobody shifts them afterwards.
+    """
+
+    id: str
+    input_ids: Int[Tensor, " L"]
+    labels: Int[Tensor, " L"]
+    pixel_values: Float[Tensor, "T 3 S S"]
+    """Normalised tiles of all images, base tile first, then row by row."""
+    image_layouts: Int[Tensor, "N 4"]
+    """Per image: rows and columns of its grid (0, 0: base tile only), and height and width of the original in pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Padded rows for one forward pass. Images stand in the order of their placeholders, row after row."""
+
+    ids: tuple[str, ...]
+    """Sample id of each row."""
+    input_ids: Int[Tensor, "B L"]
+    labels: Int[Tensor, "B L"]
+    attention_mask: Int[Tensor, "B L"]
+    """1 at tokens, 0 at padding."""
+    pixel_values: Float[Tensor, "T 3 S S"]
+    image_layouts: Int[Tensor, "N 4"]
