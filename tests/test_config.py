@@ -1,0 +1,137 @@
+"""Settings: what decodes, what comes back, and what the messages say."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from xgenmm.config import ConfigError, bind, decode, encode, override, read_yaml, write_yaml
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optim:
+    lr: float
+    schedule: Literal["cosine", "constant"] = "cosine"
+    betas: tuple[float, float] = (0.9, 0.999)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    name: str
+    steps: int | None = None
+    train: bool | Literal["lora"] = False
+    optim: Optim
+    folder: Path = Path("runs")
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    stages: tuple[Stage, ...]
+
+
+GOOD = {"stages": [{"name": "sft", "train": "lora", "optim": {"lr": 1}, "folder": "a/b", "options": {"n": [1]}}]}
+
+
+def test_decoded_and_encoded_it_is_the_same():
+    run = decode(Run, GOOD)
+    assert run.stages[0].optim.lr == 1.0
+    assert isinstance(run.stages[0].optim.lr, float)
+    assert run.stages[0].folder == Path("a/b")
+    assert run.stages[0].train == "lora"
+    assert decode(Run, encode(run)) == run
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("stages.sft.optim.lrr=1", 'recipe.stages.sft.optim: unknown setting "lrr"; did you mean "lr"?'),
+        ("stages.sft.optim={}", 'recipe.stages.sft.optim: the setting "lr" is missing'),
+        ("stages.sft.optim.lr=fast", "recipe.stages.sft.optim.lr: must be a number, but is text ('fast')"),
+        ("stages.sft.optim.lr=true", "recipe.stages.sft.optim.lr: must be a number, but is true or false (True)"),
+        ("stages.sft.steps=1.5", "recipe.stages.sft.steps: must be a whole number, but is a number (1.5)"),
+        ("stages.sft.optim.schedule=cosin", 'did you mean "cosine"?'),
+        ("stages.sft.optim.betas=[0.9]", "recipe.stages.sft.optim.betas: 1 values where 2 are needed"),
+        ("stages=3", "recipe.stages: must be a list, but is a whole number (3)"),
+        ("stages.sft=", "recipe.stages.0: must be a mapping, but is empty"),
+    ],
+)
+def test_messages_name_the_place(change, message):
+    with pytest.raises(ConfigError) as error:
+        decode(Run, override(GOOD, [change]))
+    assert message in str(error.value)
+
+
+def test_true_is_not_one_in_a_choice():
+    with pytest.raises(ConfigError, match="fits no choice"):
+        decode(Run, override(GOOD, ["stages.sft.train=1"]))
+
+
+def test_override_by_name_number_and_new_key_leaves_the_original_alone():
+    changed = override(GOOD, ["stages.sft.steps=3", "stages.0.optim.lr=1e-4", "extra.deep.value=[1, a]"])
+    assert changed["stages"][0]["steps"] == 3
+    assert changed["stages"][0]["optim"]["lr"] == 0.0001
+    assert changed["extra"] == {"deep": {"value": [1, "a"]}}
+    assert "steps" not in GOOD["stages"][0]
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("steps", "write it as a.b=c"),
+        ("stages.sfd.steps=1", 'stages.sfd: the list has no "sfd"; did you mean "sft"?'),
+        ("stages.sft.name.x=1", "stages.sft.name.x: stages.sft.name is text ('sft')"),
+        ("a=[1", "is not valid YAML"),
+    ],
+)
+def test_bad_overrides(assignment, message):
+    with pytest.raises(ConfigError) as error:
+        override(GOOD, [assignment])
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a: [1", "is not valid YAML"),
+        (b"a: 1\nb: 2\na: 3\n", 'key "a" is given twice'),
+        (b"- 1\n", "must hold a mapping"),
+        (b"", "but holds empty"),
+        (b"a: \xff", "not UTF-8 text"),
+    ],
+)
+def test_bad_files(tmp_path, content, message):
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError) as error:
+        read_yaml(path)
+    assert message in str(error.value)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(ConfigError, match="No such file"):
+        read_yaml(tmp_path / "none.yaml")
+
+
+def test_written_and_read_it_is_the_same(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    write_yaml(encode(decode(Run, GOOD)), path)
+    assert decode(Run, read_yaml(path)) == decode(Run, GOOD)
+
+
+def test_numbers_as_people_write_them(tmp_path):
+    path = tmp_path / "numbers.yaml"
+    path.write_text("a: 1e-4\nb: 2.5E3\nc: 1e5\nd: e5\n")
+    assert read_yaml(path) == {"a": 0.0001, "b": 2500.0, "c": 100000.0, "d": "e5"}
+
+
+def test_bind_checks_a_functions_keyword_arguments():
+    def adapter(row: str, *, prompt: str = "", limit: int) -> str:
+        return f"{row}{prompt}{limit}"
+
+    assert bind(adapter, {"limit": 2}, "data.options")("row") == "row2"
+    with pytest.raises(ConfigError, match=r'data.options: unknown setting "promt"; did you mean "prompt"'):
+        bind(adapter, {"limit": 2, "promt": "x"}, "data.options")
+    with pytest.raises(ConfigError, match='the setting "limit" is missing'):
+        bind(adapter, {}, "data.options")
