@@ -166,7 +166,7 @@ def motif(code: str, short_name: str, name: str, kind: str, topic: str) -> str:
 THUMBNAIL = 32
 NEAR_IDENTICAL = 0.014
 """Mean absolute difference of thumbnails (0 to 1) below which two drawings count as variants: padlocks open and shut,
-a bird and the same bird in black, faces that differ in the mouth alone. At 0.02 every yellow face would be one family."""
+a bird and the same bird in black, faces that differ in the mouth alone. At 0.02 yellow faces are one family."""
 
 
 def join_lookalikes(items: Sequence[Item], thumbnails: Float[np.ndarray, "n side side 3"]) -> list[Item]:
