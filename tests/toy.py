@@ -1,0 +1,145 @@
+"""The toy model: the real classes at toy size with random weights, and tokenizers made on the spot.
+
+Sizes are chosen so that no two of them agree by accident (4 patches, 3 latents, widths 24 and 32).
+"""
+
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor
+from transformers import LlamaConfig, Phi3Config, PretrainedConfig, PreTrainedTokenizerFast, SiglipVisionConfig
+
+from xgenmm.model.configuration import XGenMMConfig
+from xgenmm.model.vlm import XGenMMForConditionalGeneration
+from xgenmm.types import IGNORE_INDEX, Batch
+
+TILE = 28
+"""Side of a toy tile in pixels: 2 x 2 patches of 14."""
+LATENTS = 3
+VOCABULARY = 288
+"""256 bytes, the special tokens of both chat formats and ours, and some spare rows as in Phi-3."""
+
+PHI3_TEMPLATE = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'] + '<|end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+)
+CHATML_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def make_tokenizer(prompt: str) -> PreTrainedTokenizerFast:
+    """A byte-level BPE without merges (one token per byte) that has the chat tokens and the template of a prompt
+    format.
+
+    "phi3": white space after a chat token is swallowed, as by Phi-3's own tokenizer. "chatml": pad is eos is
+    <|im_end|>, as in SmolLM2.
+    """
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={character: i for i, character in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    if prompt == "phi3":
+        tokenizer.add_special_tokens([AddedToken("<|endoftext|>", normalized=False)])
+        chat = ["<|assistant|>", "<|system|>", "<|end|>", "<|user|>"]
+        tokenizer.add_special_tokens([AddedToken(token, normalized=False, rstrip=True) for token in chat])
+        special = {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
+        template = PHI3_TEMPLATE
+    else:
+        chat = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+        tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in chat])
+        special = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|im_end|>"}
+        template = CHATML_TEMPLATE
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, chat_template=template, padding_side="left", model_max_length=4096, **special
+    )
+
+
+def toy_vision_config() -> SiglipVisionConfig:
+    return SiglipVisionConfig(
+        image_size=TILE, patch_size=14, hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=2
+    )
+
+
+def toy_text_config(family: str = "phi3") -> PretrainedConfig:
+    """`llama` ties its embeddings and shares keys and values between heads, as SmolLM2; `phi3` does neither."""
+    sizes = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 32,
+        "intermediate_size": 56,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 4096,
+        "bos_token_id": None,
+        "eos_token_id": 256,
+        "pad_token_id": 256,
+    }
+    if family == "phi3":
+        return Phi3Config(num_key_value_heads=4, **sizes)
+    return LlamaConfig(num_key_value_heads=2, tie_word_embeddings=True, **sizes)
+
+
+IMAGE_TOKEN = 280
+"""The placeholder where a test uses no processor; with a processor the tokenizer decides."""
+
+
+def toy_config(family: str = "phi3", regroup: str = "tiles", image_token_id: int = IMAGE_TOKEN) -> XGenMMConfig:
+    return XGenMMConfig(
+        vision_config=toy_vision_config(),
+        text_config=toy_text_config(family),
+        resampler={"latents": LATENTS, "depth": 2, "heads": 2, "head_dim": 8, "ff_mult": 2},
+        regroup=regroup,
+        image_token_id=image_token_id,
+    )
+
+
+def make_toy_model(family: str = "phi3", **settings: str | int) -> XGenMMForConditionalGeneration:
+    """Random weights, the same in every call. Larger than a fresh model's, so that images and earlier tokens matter."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = XGenMMForConditionalGeneration(toy_config(family, **settings)).eval()
+        for parameter in model.language_model.parameters():
+            if parameter.ndim == 2:
+                torch.nn.init.normal_(parameter, std=0.2)
+    return model
+
+
+def make_batch(layouts: list[list[tuple[int, int, int, int]]], length: int = 40, seed: int = 0) -> Batch:
+    """A right-padded batch: one list of image layouts per row (none: a text-only row); row i is i tokens shorter than
+    `length`.
+
+    Each image's placeholders follow two text tokens. Every second text token is supervised.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    rows: list[Tensor] = []
+    for number, images in enumerate(layouts):
+        row = torch.randint(0, 256, (length - number,), generator=generator)
+        start = 2
+        for grid_rows, grid_cols, _, _ in images:
+            count = (1 + grid_rows * grid_cols) * LATENTS
+            row[start : start + count] = IMAGE_TOKEN
+            start += count + 2
+        assert start <= len(row), "the row is too short for its images"
+        rows.append(row)
+    input_ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=256)
+    attention_mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+    labels = torch.full_like(input_ids, IGNORE_INDEX)
+    labels[:, :-1] = input_ids[:, 1:]
+    supervised = (labels != IMAGE_TOKEN) & (torch.arange(length) % 2 == 0)
+    supervised[:, :-1] &= attention_mask[:, 1:].bool()
+    images = [layout for row in layouts for layout in row]
+    tiles = sum(1 + grid_rows * grid_cols for grid_rows, grid_cols, _, _ in images)
+    return Batch(
+        ids=tuple(f"row{i}" for i in range(len(rows))),
+        input_ids=input_ids,
+        labels=labels.masked_fill(~supervised, IGNORE_INDEX),
+        attention_mask=attention_mask,
+        pixel_values=torch.rand(tiles, 3, TILE, TILE, generator=generator) * 2 - 1,
+        image_layouts=torch.tensor(images, dtype=torch.long).reshape(-1, 4),
+    )
+
+
+def model_inputs(batch: Batch) -> dict[str, Tensor]:
+    """The batch as arguments of the model's forward, without targets."""
+    return {name: getattr(batch, name) for name in ("input_ids", "attention_mask", "pixel_values", "image_layouts")}

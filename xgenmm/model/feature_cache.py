@@ -1,0 +1,102 @@
+"""Features of a frozen vision encoder, computed once per tile and kept on disk for the next epoch and the next run.
+
+A tile is known by its pixels, an encoder by its weights, so neither a changed picture nor another encoder can be
+mistaken for an old one. What is returned has always gone through the storage type, also the first time: a run that
+finds a full cache computes exactly what the run did that filled it.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from xgenmm.model.vision import encode
+
+TILES_PER_FILE = 512
+STORAGE = torch.float16
+"""Relative error 2^-11; the features of all encoders here stay far below its largest value, which is checked."""
+
+
+def digest(tensor: Tensor) -> str:
+    """A short name of a tensor's content."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return hashlib.sha256(flat.view(torch.uint8).numpy().data).hexdigest()[:32]
+
+
+def fingerprint(encoder: PreTrainedModel) -> str:
+    """A short name of an encoder: of its class, its settings and all its weights."""
+    content = hashlib.sha256(type(encoder).__name__.encode() + encoder.config.to_json_string().encode())
+    for name, value in encoder.state_dict().items():
+        content.update(f"{name} {value.dtype} {digest(value)}".encode())
+    return content.hexdigest()[:16]
+
+
+class FeatureCache:
+    """Looks tiles up before it asks the encoder. Several runs may share a directory."""
+
+    def __init__(self, directory: Path, encoder: PreTrainedModel) -> None:
+        """Open a cache.
+
+        Args:
+            directory: Where the files of all encoders live; made if it is not there.
+            encoder: A frozen encoder, which must not change afterwards.
+        """
+        self.encoder = encoder
+        self.directory = directory / fingerprint(encoder)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.new: dict[str, Float[Tensor, "P D"]] = {}
+        """Tiles that are on no disk yet."""
+        self.files: dict[str, safe_open] = {}
+        """Tiles that are on disk, and the mapped file that holds each."""
+        for path in sorted(self.directory.glob("*.safetensors")):
+            self._index(path)
+        self.hits = 0
+        self.misses = 0
+
+    def features(self, tiles: Float[Tensor, "T 3 S S"]) -> Float[Tensor, "T P D"]:
+        """Features of the tiles in the encoder's type, equal to `encode`'s within the storage type's precision."""
+        names = [digest(tile) for tile in tiles]
+        missing = {name: i for i, name in enumerate(names) if name not in self.new and name not in self.files}
+        self.misses += len(missing)
+        self.hits += len(names) - len(missing)
+        if missing:
+            # Without autocast: what is stored must not depend on who was the first to ask.
+            with torch.no_grad(), torch.autocast(tiles.device.type, enabled=False):
+                fresh = encode(self.encoder, tiles[list(missing.values())]).to("cpu", STORAGE)
+            if not fresh.isfinite().all():
+                raise ValueError(
+                    f"{type(self.encoder).__name__} gives features too large for {STORAGE}: use no feature cache"
+                )
+            self.new.update(zip(missing, fresh.unbind(), strict=True))
+        stacked = torch.stack([self._read(name) for name in names])
+        if len(self.new) >= TILES_PER_FILE:
+            self.flush()
+        return stacked.to(tiles.device, self.encoder.dtype)
+
+    def flush(self) -> None:
+        """Write what is new to disk, whole or not at all."""
+        if not self.new:
+            return
+        name = hashlib.sha256("".join(self.new).encode()).hexdigest()[:16]
+        path = self.directory / f"{name}.safetensors"
+        partial = path.with_suffix(f".{os.getpid()}.partial")
+        try:
+            save_file({key: value.contiguous() for key, value in self.new.items()}, partial)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+        self._index(path)
+        self.new.clear()
+
+    def _index(self, path: Path) -> None:
+        file = safe_open(path, framework="pt")
+        self.files.update(dict.fromkeys(file.keys(), file))
+
+    def _read(self, name: str) -> Float[Tensor, "P D"]:
+        return self.new[name] if name in self.new else self.files[name].get_tensor(name)

@@ -1,0 +1,118 @@
+"""Vision encoders: which class a configuration belongs to, and which of its outputs are the patches' features.
+
+Every encoder gives [tiles, patches, width] with the patches row by row, and nothing but patches.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    Dinov2Config,
+    Dinov2Model,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersModel,
+    PretrainedConfig,
+    PreTrainedModel,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
+
+from xgenmm.model.efficientnet import EfficientNetLiteConfig, EfficientNetLiteGrid
+
+TILES_PER_CALL = 64
+"""Tiles that go through an encoder at once: bounds memory, is large enough to fill a GPU."""
+
+
+def siglip_features(encoder: PreTrainedModel, tiles: Float[Tensor, "T 3 S S"]) -> Float[Tensor, "T P D"]:
+    """After all layers and the last norm; SigLIP has no class token."""
+    return encoder(pixel_values=tiles).last_hidden_state
+
+
+def clip_features(encoder: PreTrainedModel, tiles: Float[Tensor, "T 3 S S"]) -> Float[Tensor, "T P D"]:
+    """After all layers and the last norm, without the class token: what OpenCLIP calls the token output (spec 1.9)."""
+    return encoder.get_submodule("post_layernorm")(encoder(pixel_values=tiles).last_hidden_state[:, 1:])
+
+
+def dinov2_features(encoder: PreTrainedModel, tiles: Float[Tensor, "T 3 S S"]) -> Float[Tensor, "T P D"]:
+    """After all layers and the last norm, without the class token."""
+    return encoder(pixel_values=tiles).last_hidden_state[:, 1:]
+
+
+def dinov2_with_registers_features(encoder: PreTrainedModel, tiles: Float[Tensor, "T 3 S S"]) -> Float[Tensor, "T P D"]:
+    """As DINOv2's, without the registers either, which stand behind the class token."""
+    return encoder(pixel_values=tiles).last_hidden_state[:, 1 + encoder.config.num_register_tokens :]
+
+
+def grid_features(encoder: PreTrainedModel, tiles: Float[Tensor, "T 3 S S"]) -> Float[Tensor, "T P D"]:
+    """Our own encoders give their features as they are."""
+    return encoder(pixel_values=tiles)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionEncoder:
+    """An entry of the registry."""
+
+    config: type[PretrainedConfig]
+    """Has `image_size`, `patch_size` and `hidden_size`; its `model_type` is how a folder's encoder is recognised."""
+    model: type[PreTrainedModel]
+    features: Callable[[PreTrainedModel, Tensor], Tensor]
+    unused: tuple[str, ...] = ()
+    """Submodules that are part of the weights but not of the features: they never train."""
+
+
+VISION_ENCODERS: dict[str, VisionEncoder] = {
+    # SigLIP 2 of fixed resolution has SigLIP's configuration and classes.
+    "siglip": VisionEncoder(
+        config=SiglipVisionConfig, model=SiglipVisionModel, features=siglip_features, unused=("head",)
+    ),
+    "clip": VisionEncoder(config=CLIPVisionConfig, model=CLIPVisionModel, features=clip_features),
+    "dinov2": VisionEncoder(config=Dinov2Config, model=Dinov2Model, features=dinov2_features),
+    "dinov2_with_registers": VisionEncoder(
+        config=Dinov2WithRegistersConfig, model=Dinov2WithRegistersModel, features=dinov2_with_registers_features
+    ),
+    "efficientnet_lite": VisionEncoder(
+        config=EfficientNetLiteConfig, model=EfficientNetLiteGrid, features=grid_features
+    ),
+}
+
+# What transformers does not know, its Auto classes are told, so that a configuration that names it can be read.
+AutoConfig.register(EfficientNetLiteConfig.model_type, EfficientNetLiteConfig)
+AutoModel.register(EfficientNetLiteConfig, EfficientNetLiteGrid)
+
+
+def encoder_entry(config: PretrainedConfig) -> VisionEncoder:
+    """The registry's entry for an encoder's configuration.
+
+    Raises:
+        ValueError: No entry has this `model_type`.
+    """
+    for entry in VISION_ENCODERS.values():
+        if entry.config.model_type == config.model_type:
+            return entry
+    known = ", ".join(f"{name} ({entry.config.model_type})" for name, entry in VISION_ENCODERS.items())
+    raise ValueError(f"no vision encoder for model type {config.model_type!r}; there are {known}")
+
+
+def patches_per_side(config: PretrainedConfig) -> int:
+    """Patches along a side of a tile."""
+    return config.image_size // config.patch_size
+
+
+def is_frozen(encoder: PreTrainedModel) -> bool:
+    """Whether no parameter of the encoder trains."""
+    return not any(parameter.requires_grad for parameter in encoder.parameters())
+
+
+def encode(encoder: PreTrainedModel, tiles: Float[Tensor, "T 3 S S"]) -> Float[Tensor, "T P D"]:
+    """Features of all tiles, in bounded calls; without a graph if the encoder is frozen."""
+    features = encoder_entry(encoder.config).features
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen(encoder)):
+        chunks = tiles.to(encoder.dtype).split(TILES_PER_CALL)
+        return torch.cat([features(encoder, chunk) for chunk in chunks])

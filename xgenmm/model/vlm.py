@@ -1,0 +1,292 @@
+"""The model: vision encoder, resampler, language model, and what passes between them.
+
+    pixels [T 3 S S] ─► vision encoder ─► features [T P D] ─► regroup ─► resampler ─► vision tokens [T K D']
+                                                                                           │ splice
+    input ids [B L] ─► text embeddings [B L D'] ───────────────────────────────────────────┴─► language model ─► logits
+
+`forward` and generation share `embed`. Knows nothing of text formats, files or training.
+"""
+
+import copy
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    Cache,
+    GenerationMixin,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import ModelOutput
+
+from xgenmm.model.configuration import XGenMMConfig
+from xgenmm.model.feature_cache import FeatureCache
+from xgenmm.model.language import LoraConfig, add_lora, lora_layers, lora_off, target_logps
+from xgenmm.model.regroup import regroup
+from xgenmm.model.resampler import PerceiverResampler
+from xgenmm.model.splice import splice
+from xgenmm.model.vision import encode, encoder_entry, is_frozen
+from xgenmm.types import IGNORE_INDEX
+
+logger = logging.getLogger(__name__)
+
+PARTS = {"vision": "vision_encoder", "resampler": "vision_tokenizer", "language": "language_model"}
+"""What recipes and tables call a part, and its name in the weights."""
+
+
+@dataclass
+class XGenMMOutput(ModelOutput):
+    """What a forward pass gives: logits without targets, log-probabilities with them."""
+
+    loss: Float[Tensor, ""] | None = None
+    """With targets: the mean of -logps."""
+    logits: Float[Tensor, "B kept vocabulary"] | None = None
+    """Without targets."""
+    past_key_values: Cache | None = None
+    logps: Float[Tensor, " M"] | None = None
+    """With targets: log-probability of each supervised target in float32, row after row."""
+    rows: Int[Tensor, " M"] | None = None
+    """With targets: the row of the batch in which each supervised target stands."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartCount:
+    """Parameters of a part of the model."""
+
+    trainable: int
+    frozen: int
+
+
+class XGenMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
+    """xGen-MM: a vision encoder and a language model, joined by a Perceiver resampler."""
+
+    config_class = XGenMMConfig
+    main_input_name = "input_ids"
+    input_modalities = ["image", "text"]  # noqa: RUF012  (transformers declares it so)
+    # Backbones that lack one of these fall back or refuse by themselves.
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+
+    def __init__(self, config: XGenMMConfig) -> None:
+        super().__init__(config)
+        self.vision_encoder = AutoModel.from_config(config.vision_config)
+        self.vision_tokenizer = PerceiverResampler(
+            config.resampler_config, config.vision_config.hidden_size, config.text_config.hidden_size
+        )
+        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        self.feature_cache: FeatureCache | None = None
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """The resampler starts as torch's layers do, its latents from N(0, 1); the backbones have their own ways."""
+        if isinstance(module, nn.Linear | nn.LayerNorm):
+            module.reset_parameters()
+        elif isinstance(module, PerceiverResampler):
+            nn.init.normal_(module.latents)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The text's embedding table."""
+        return self.language_model.get_input_embeddings()
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The language model's head."""
+        return self.language_model.get_output_embeddings()
+
+    # ------------------------------------------------------------------ the path
+
+    def encode(self, pixel_values: Float[Tensor, "T 3 S S"]) -> Float[Tensor, "T P D"]:
+        """Features of all tiles of a batch in one go; out of the feature cache if one is set."""
+        if self.feature_cache is not None:
+            return self.feature_cache.features(pixel_values)
+        return encode(self.vision_encoder, pixel_values)
+
+    def vision_tokens(
+        self, pixel_values: Float[Tensor, "T 3 S S"], image_layouts: Int[Tensor, "N 4"] | None = None
+    ) -> Float[Tensor, "T K D"]:
+        """Vision tokens of each tile, images in order. Without layouts, every tile is an image of its own."""
+        if image_layouts is None:
+            image_layouts = torch.zeros(len(pixel_values), 4, dtype=torch.long)
+        groups, mask = regroup(self.encode(pixel_values), image_layouts, self.config.regroup)
+        return self.vision_tokenizer(groups, mask)
+
+    def embed(
+        self,
+        input_ids: Int[Tensor, "B L"],
+        pixel_values: Float[Tensor, "T 3 S S"] | None = None,
+        image_layouts: Int[Tensor, "N 4"] | None = None,
+    ) -> Float[Tensor, "B L D"]:
+        """What the language model reads: text embeddings, and vision tokens at the placeholders.
+
+        Raises:
+            ValueError: There are not as many placeholders as vision tokens.
+        """
+        placeholders = input_ids == self.config.image_token_id
+        text = self.get_input_embeddings()(input_ids)
+        if pixel_values is not None and len(pixel_values) > 0:
+            tokens = self.vision_tokens(pixel_values, image_layouts)
+            return splice(text, rearrange(tokens, "t k d -> (t k) d"), placeholders)
+        return splice(text, text.new_empty(0, text.shape[-1]), placeholders)
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "B L"] | None = None,
+        attention_mask: Int[Tensor, "B total"] | None = None,
+        pixel_values: Float[Tensor, "T 3 S S"] | None = None,
+        image_layouts: Int[Tensor, "N 4"] | None = None,
+        targets: Int[Tensor, "B L"] | None = None,
+        position_ids: Int[Tensor, "B_or_1 L"] | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Float[Tensor, "B L D"] | None = None,
+        logits_to_keep: int | Int[Tensor, " kept"] = 0,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> XGenMMOutput:
+        """One pass.
+
+        Args:
+            input_ids: Tokens; the placeholder stands once per vision token.
+            attention_mask: 1 at tokens, 0 at padding, over the cache and the new tokens; None means no padding.
+            pixel_values: Tiles of all images of the batch, in the order of their placeholders.
+            image_layouts: See `Batch`; None: every tile is an image of its own.
+            targets: `Batch.labels`: the target of position i stands at i, and is not shifted again. Logits are then
+                computed at supervised positions only, and not returned.
+            position_ids: Positions of the tokens; transformers counts from the cache's length if None.
+            past_key_values: Keys and values of earlier tokens.
+            inputs_embeds: What `embed` gave, instead of `input_ids` and images.
+            logits_to_keep: Without targets: how many last positions get logits (0: all), or which.
+            use_cache: Whether to return keys and values.
+            kwargs: Passed to the language model.
+
+        Raises:
+            ValueError: Placeholders and vision tokens disagree; or neither or both of input_ids and inputs_embeds are
+                given.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("forward takes either input_ids or inputs_embeds, and got both or neither")
+        if input_ids is not None:
+            inputs_embeds = self.embed(input_ids, pixel_values, image_layouts)
+        inputs: dict[str, Any] = {
+            "inputs_embeds": inputs_embeds,
+            "attention_mask": attention_mask,
+            "position_ids": position_ids,
+            "past_key_values": past_key_values,
+            "use_cache": use_cache,
+            **kwargs,
+        }
+        if targets is None:
+            output = self.language_model(logits_to_keep=logits_to_keep, **inputs)
+            return XGenMMOutput(logits=output.logits, past_key_values=output.past_key_values)
+        output = self.language_model.base_model(**inputs)
+        rows, columns = (targets != IGNORE_INDEX).nonzero(as_tuple=True)
+        logps = target_logps(self.language_model, output.last_hidden_state[rows, columns], targets[rows, columns])
+        loss = -logps.sum() / max(len(logps), 1)
+        return XGenMMOutput(loss=loss, past_key_values=output.past_key_values, logps=logps, rows=rows)
+
+    # ------------------------------------------------------------------ what trains
+
+    def set_trainable(
+        self, *, vision: bool, resampler: bool, language: bool | Literal["lora"], lora: LoraConfig | None = None
+    ) -> dict[str, PartCount]:
+        """Say of every part whether it trains, and log it. A frozen vision encoder stays in evaluation mode.
+
+        Args:
+            vision: The vision encoder (its unused pooling head never trains).
+            resampler: The resampler.
+            language: The language model with its embeddings: all of it, none of it, or LoRA adapters on it.
+            lora: Size of the adapters, if they are asked for and not there yet.
+
+        Raises:
+            ValueError: LoRA is there, but the whole language model shall train: save and load first, which merges.
+        """
+        adapted = bool(lora_layers(self.language_model))
+        if language is True and adapted:
+            raise ValueError("the language model carries LoRA adapters: save and load it before training all of it")
+        if language == "lora" and not adapted:
+            add_lora(self.language_model, lora or LoraConfig())
+        self.requires_grad_(False)
+        self.vision_encoder.requires_grad_(vision)
+        for name in encoder_entry(self.config.vision_config).unused:
+            self.vision_encoder.get_submodule(name).requires_grad_(False)
+        self.vision_tokenizer.requires_grad_(resampler)
+        self.language_model.requires_grad_(language is True)
+        if language == "lora":
+            for layer in lora_layers(self.language_model).values():
+                layer.enable_adapters(True)
+        self.train(self.training)
+        counts = self.parameter_table()
+        for part, count in counts.items():
+            logger.info("%-10s %15s trainable %15s frozen", part, f"{count.trainable:,}", f"{count.frozen:,}")
+        return counts
+
+    def parameter_table(self) -> dict[str, PartCount]:
+        """Trainable and frozen parameters of every part."""
+        table = {}
+        for part, name in PARTS.items():
+            parameters = list(self.get_submodule(name).parameters())
+            trainable = sum(p.numel() for p in parameters if p.requires_grad)
+            table[part] = PartCount(trainable=trainable, frozen=sum(p.numel() for p in parameters) - trainable)
+        return table
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode, but for a frozen vision encoder: its features are those of inference."""
+        super().train(mode)
+        self.vision_encoder.train(mode and not is_frozen(self.vision_encoder))
+        return self
+
+    def to_compute_dtype(self, dtype: torch.dtype) -> None:
+        """Keep frozen parameters in `dtype`: half the memory, and nothing to cast under autocast. What trains stays
+        float32.
+        """
+        for parameter in self.parameters():
+            if not parameter.requires_grad:
+                parameter.data = parameter.data.to(dtype)
+
+    def use_feature_cache(self, directory: Path | None) -> None:
+        """Compute the frozen encoder's features of a tile once and keep them in a directory; None turns it off.
+
+        Raises:
+            ValueError: The encoder trains, so its features change.
+        """
+        if directory is not None and not is_frozen(self.vision_encoder):
+            raise ValueError("a feature cache needs a frozen vision encoder: this one trains, so its features change")
+        self.feature_cache = None if directory is None else FeatureCache(directory, self.vision_encoder)
+
+    def frozen_reference(self) -> Callable[..., XGenMMOutput]:
+        """The model as it is now, to be called like the model: what a preference objective compares with.
+
+        Where only LoRA trains, it is this model with the adapters off, and costs nothing. Otherwise what trains is
+        copied, so it must be asked for before the first step, and before the weights of a resumed run are loaded.
+        """
+        adapters = {id(p) for name, p in self.named_parameters() if ".lora_" in name}
+        trainable = {id(p) for p in self.parameters() if p.requires_grad}
+        if trainable <= adapters:
+            return self._without_lora
+        shared: dict[int, Any] = {id(p): p for p in self.parameters() if not p.requires_grad}
+        if self.feature_cache is not None:
+            shared[id(self.feature_cache)] = self.feature_cache
+        return copy.deepcopy(self, memo=shared).requires_grad_(False).eval()
+
+    def _without_lora(self, *args: Any, **kwargs: Any) -> XGenMMOutput:
+        with lora_off(self.language_model):
+            return self(*args, **kwargs)
+
+
+def count_parameters(config: XGenMMConfig) -> dict[str, int]:
+    """Parameters of every part and in all, from the configuration alone: nothing is allocated."""
+    with torch.device("meta"):
+        model = XGenMMForConditionalGeneration(config)
+    counts = {part: count.trainable + count.frozen for part, count in model.parameter_table().items()}
+    return {**counts, "total": sum(counts.values())}
+
+
+AutoModelForImageTextToText.register(XGenMMConfig, XGenMMForConditionalGeneration)
