@@ -1,0 +1,372 @@
+"""Sample -> Example: joins prompt formats, tokenizer and tiling, and saves and loads itself. Knows no model."""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from PIL import Image
+from torch import Tensor
+from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
+
+from xgenmm.config import decode, encode
+from xgenmm.processor.collate import collate
+from xgenmm.processor.images import load_image, open_image
+from xgenmm.processor.prompt import (
+    DEFAULT_SYSTEM,
+    IMAGE,
+    IMAGE_PLACEHOLDER,
+    PROMPTS,
+    Segment,
+    chat_template,
+    close_answer,
+    close_document,
+    open_answer,
+    render_conversation,
+    render_document,
+)
+from xgenmm.processor.tiling import tile_image
+from xgenmm.processor.tokens import TextEncoder, add_special_tokens
+from xgenmm.types import IGNORE_INDEX, Conversation, Document, Example, Grid, Picture, Preference, Turn
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProcessorConfig:
+    """How samples become tokens and tiles."""
+
+    prompt: str
+    """Name in `PROMPTS` of the chat format."""
+    tile: int
+    """Side of a tile in pixels: what the vision encoder takes."""
+    mean: tuple[float, float, float]
+    """Subtracted from each channel of pixels in 0..1, then divided by `std`."""
+    std: tuple[float, float, float]
+    grids: tuple[tuple[int, int], ...]
+    """Any-resolution grids as (rows, columns), most preferred first; none: every image is squashed to one tile."""
+    tokens_per_tile: int
+    """Vision tokens of a tile: the resampler's number of latents."""
+    max_tokens: int
+    """Longest sequence, vision tokens included; what is longer is refused, never cut."""
+    system: str = DEFAULT_SYSTEM
+    """System text of conversations that have none of their own; "" for no system turn."""
+    document_prefix: str = ""
+    """Unsupervised text in front of every document."""
+
+
+class PromptTooLong(ValueError):
+    """A sample has more tokens than `max_tokens`. It is refused whole: a cut could part an image from its text."""
+
+    def __init__(self, sample_id: str, tokens: int, vision_tokens: int, max_tokens: int) -> None:
+        super().__init__(
+            f"{sample_id}: {tokens} tokens ({vision_tokens} of them vision tokens), but max_tokens is {max_tokens}: "
+            "shorten the text, give fewer pictures or tiles, or raise max_tokens as far as the language model goes"
+        )
+        self.sample_id = sample_id
+        self.tokens = tokens
+        self.max_tokens = max_tokens
+
+
+class XGenMMProcessor(ProcessorMixin):
+    """Prepares text and pictures for xGen-MM.
+
+    `example`, `pair`, `prompt` and `continuation` serve this package: pictures and plain text in, aligned labels out.
+    Calling it and `apply_chat_template` follow Hugging Face: special tokens in the text count, `<image>` stands for a
+    picture.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: ProcessorConfig) -> None:
+        """Take over a tokenizer: special tokens that it lacks are added to it.
+
+        Raises:
+            ValueError: The prompt format is unknown, or the tokenizer has no end of sequence.
+        """
+        if config.prompt not in PROMPTS:
+            raise ValueError(f'there is no prompt format "{config.prompt}"; known are: {", ".join(PROMPTS)}')
+        if tokenizer.eos_token is None:
+            raise ValueError(
+                "the tokenizer has no end-of-sequence token: set tokenizer.eos_token, documents end with it"
+            )
+        self.config = config
+        self._chat = PROMPTS[config.prompt]
+        add_special_tokens(tokenizer, self._chat)
+        super().__init__(tokenizer, chat_template=chat_template(self._chat, config.system))
+        tokenizer.chat_template = self.chat_template
+        tokenizer.padding_side = "left"
+        self._encoder = TextEncoder(tokenizer)
+        self._grids = tuple(Grid(rows, cols) for rows, cols in config.grids)
+        self._scale = (1 / (255 * np.asarray(config.std))).astype(np.float32)
+        self._shift = (-np.asarray(config.mean) / np.asarray(config.std)).astype(np.float32)
+
+    @property
+    def image_token_id(self) -> int:
+        """The id that stands for one vision token."""
+        return self._encoder.id(IMAGE)
+
+    @property
+    def pad_token_id(self) -> int:
+        """The id of padding."""
+        return self.tokenizer.pad_token_id
+
+    @property
+    def stop_token_ids(self) -> tuple[int, ...]:
+        """The ids that end an answer: the chat format's end of turn, and the end of sequence."""
+        return tuple(dict.fromkeys([self._encoder.id(self._chat.end), self.tokenizer.eos_token_id]))
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """What calling the processor gives."""
+        return ["input_ids", "attention_mask", "pixel_values", "image_layouts"]
+
+    def example(self, sample: Document | Conversation) -> Example:
+        """A sample to train on: a document with all its text supervised, a conversation with the assistant's turns.
+
+        Raises:
+            ImageError: A picture cannot be used.
+            PromptTooLong: The sample is longer than `max_tokens`.
+        """
+        if isinstance(sample, Document):
+            segments = render_document(sample, self.config.document_prefix) + close_document(self.tokenizer.eos_token)
+        else:
+            segments = render_conversation(self._chat, sample, self.config.system)
+        return self._build(sample.id, segments)
+
+    def pair(self, sample: Preference) -> tuple[Example, Example]:
+        """The preferred answer and the other one, each behind the prompt; only the answer is supervised.
+
+        Raises:
+            ImageError, PromptTooLong: As `example`.
+        """
+        first = len(sample.prompt.turns)
+        chosen, rejected = (
+            dataclasses.replace(sample.prompt, turns=(*sample.prompt.turns, Turn(role="assistant", parts=(answer,))))
+            for answer in (sample.chosen, sample.rejected)
+        )
+        render = (
+            render_conversation(self._chat, c, self.config.system, supervised_from=first) for c in (chosen, rejected)
+        )
+        preferred, other = (self._build(sample.id, segments) for segments in render)
+        return preferred, other
+
+    def prompt(self, sample: Document | Conversation) -> Example:
+        """What a model continues: a conversation up to the assistant's next word, or a document without its end.
+
+        The tokens are the first ones of `example` for the same sample with an answer. Nothing is supervised.
+
+        Raises:
+            ValueError: The conversation does not end with the user.
+            ImageError, PromptTooLong: As `example`.
+        """
+        if isinstance(sample, Document):
+            segments = render_document(sample, self.config.document_prefix)
+        elif sample.turns and sample.turns[-1].role == "user":
+            segments = render_conversation(self._chat, sample, self.config.system) + open_answer(self._chat)
+        else:
+            last = sample.turns[-1].role if sample.turns else "nobody"
+            raise ValueError(f"{sample.id}: a prompt must end with the user's turn, this one ends with: {last}")
+        example = self._build(sample.id, segments)
+        return dataclasses.replace(example, labels=torch.full_like(example.labels, IGNORE_INDEX))
+
+    def continuation(self, prompt: Example, text: str, *, end: bool = False) -> Example:
+        """A prompt with one possible continuation, which alone is supervised: for the likelihood of answers.
+
+        Args:
+            prompt: What `prompt` gave.
+            text: How it goes on, as the model would write it.
+            end: Also supervise what closes it: the assistant's end of turn, or a document's end of sequence.
+
+        Raises:
+            PromptTooLong: Both together are longer than `max_tokens`.
+        """
+        ids = prompt.input_ids.tolist()
+        last = self.tokenizer.convert_ids_to_tokens(ids[-1]) if ids else ""
+        new = self._encoder.text(text, last if last == "" or self._encoder.is_special(last) else "\n")
+        supervised = [True] * len(new)
+        if end:
+            opening, _ = self._encoder(open_answer(self._chat), [])
+            in_chat = ids[-len(opening) :] == opening
+            closing = close_answer(self._chat) if in_chat else close_document(self.tokenizer.eos_token)
+            closing_ids, closing_supervised = self._encoder(closing, [])
+            new, supervised = new + closing_ids, supervised + closing_supervised
+        whole = ids + new
+        self._check_length(prompt.id, whole)
+        return _example(prompt.id, whole, [False] * len(ids) + supervised, prompt.pixel_values, prompt.image_layouts)
+
+    def __call__(
+        self,
+        images: Any = None,
+        text: str | Sequence[str] | None = None,
+        *,
+        padding: bool | str = True,
+        padding_side: Literal["left", "right"] = "left",
+        return_tensors: str | None = "pt",
+        add_special_tokens: bool = False,
+        **tokenizer_options: Any,
+    ) -> BatchFeature:
+        """Prepare rendered texts, Hugging Face's way: special tokens spelled out in them are special tokens.
+
+        Args:
+            images: Pictures (PIL images, paths, URLs, base64 text, bytes or arrays): one, a list in the order of the
+                placeholders of all texts, or a list of such lists, one a text.
+            text: One text or several. Each picture is one `<image>`; or `<image>` and as many `<image placeholder>` as
+                make its number of vision tokens.
+            padding: Texts of different lengths need it; there is no padding to a fixed length.
+            padding_side: Left for generation.
+            return_tensors: Tensors are returned in any case; only PyTorch's.
+            add_special_tokens: Let the tokenizer add its own; our formats have none.
+            tokenizer_options: Passed to the tokenizer.
+
+        Returns:
+            `input_ids` and `attention_mask` [B, L], `pixel_values` [T, 3, S, S], `image_layouts` [N, 4].
+
+        Raises:
+            ValueError: Placeholders and pictures do not match in number.
+            ImageError: A picture cannot be used.
+        """
+        if text is None:
+            raise ValueError("the processor needs text: a prompt with one <image> for each picture")
+        if return_tensors not in ("pt", None):
+            raise ValueError(
+                f'return_tensors="{return_tensors}" is not there: this processor gives PyTorch tensors ("pt")'
+            )
+        texts = [text] if isinstance(text, str) else list(text)
+        rows = self.tokenizer(texts, add_special_tokens=add_special_tokens, **tokenizer_options)["input_ids"]
+        pictures = _images_by_row(images, [row.count(self.image_token_id) for row in rows])
+        examples = [self._from_ids(f"text {i}", *row) for i, row in enumerate(zip(rows, pictures, strict=True))]
+        lengths = {len(example.input_ids) for example in examples}
+        if len(lengths) > 1 and padding not in (True, "longest"):
+            raise ValueError(f"texts of {sorted(lengths)} tokens make no tensor without padding: pass padding=True")
+        batch = collate(examples, self.pad_token_id, padding_side)
+        return BatchFeature({name: getattr(batch, name) for name in self.model_input_names})
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `processor_config.json` holds: the settings by name."""
+        return {**encode(self.config), "processor_class": type(self).__name__}
+
+    @classmethod
+    def from_args_and_dict(
+        cls, args: Sequence[Any], processor_dict: Mapping[str, Any], **_loading_options: Any
+    ) -> "XGenMMProcessor":
+        """Build from a loaded tokenizer and the content of `processor_config.json`. The chat template follows."""
+        (tokenizer,) = args
+        settings = {k: v for k, v in processor_dict.items() if k not in ("processor_class", "chat_template")}
+        return cls(tokenizer, decode(ProcessorConfig, settings, where="processor_config.json"))
+
+    def _build(self, sample_id: str, segments: Sequence[Segment]) -> Example:
+        images = [open_image(part) for part in segments if isinstance(part, Picture)]
+        tiles, layouts = self._tile(images)
+        ids, supervised = self._encoder(segments, self._vision_tokens(tiles))
+        self._check_length(sample_id, ids)
+        return _example(sample_id, ids, supervised, self._pixels(tiles), layouts)
+
+    def _from_ids(self, name: str, row: Sequence[int], images: Sequence[Image.Image]) -> Example:
+        """An unsupervised example of ids that hold one `<image>` (and maybe fillers behind it) for each picture."""
+        tiles, layouts = self._tile(images)
+        ids = _spread_placeholders(
+            name, row, self._vision_tokens(tiles), self.image_token_id, self._encoder.id(IMAGE_PLACEHOLDER)
+        )
+        self._check_length(name, ids)
+        return _example(name, ids, [False] * len(ids), self._pixels(tiles), layouts)
+
+    def _tile(self, images: Sequence[Image.Image]) -> tuple[list[list[Image.Image]], Int[Tensor, "N 4"]]:
+        tiles, rows = [], []
+        for image in images:
+            of_image, grid = tile_image(image, self.config.tile, self._grids)
+            tiles.append(of_image)
+            rows.append((grid.rows, grid.cols, image.height, image.width))
+        return tiles, torch.tensor(rows, dtype=torch.int64).reshape(-1, 4)
+
+    def _vision_tokens(self, tiles: Sequence[Sequence[Image.Image]]) -> list[int]:
+        return [len(of_image) * self.config.tokens_per_tile for of_image in tiles]
+
+    def _pixels(self, tiles: Sequence[Sequence[Image.Image]]) -> Float[Tensor, "T 3 S S"]:
+        side = self.config.tile
+        flat = [tile for of_image in tiles for tile in of_image]
+        pixels = np.empty((len(flat), 3, side, side), dtype=np.float32)
+        for channels_first, tile in zip(pixels, flat, strict=True):
+            normalised = np.asarray(tile) * self._scale + self._shift
+            channels_first[...] = normalised.transpose(2, 0, 1)
+        return torch.from_numpy(pixels)
+
+    def _check_length(self, name: str, ids: Sequence[int]) -> None:
+        if len(ids) > self.config.max_tokens:
+            raise PromptTooLong(name, len(ids), list(ids).count(self.image_token_id), self.config.max_tokens)
+
+
+def _example(
+    name: str,
+    ids: Sequence[int],
+    supervised: Sequence[bool],
+    pixels: Float[Tensor, "T 3 S S"],
+    layouts: Int[Tensor, "N 4"],
+) -> Example:
+    """Align the labels: a position's label is the next token, where that one is supervised."""
+    input_ids = torch.tensor(ids, dtype=torch.int64)
+    labels = torch.full_like(input_ids, IGNORE_INDEX)
+    labels[:-1] = torch.where(torch.tensor(supervised[1:], dtype=torch.bool), input_ids[1:], IGNORE_INDEX)
+    return Example(id=name, input_ids=input_ids, labels=labels, pixel_values=pixels, image_layouts=layouts)
+
+
+def _spread_placeholders(
+    name: str, row: Sequence[int], counts: Sequence[int], placeholder: int, filler: int
+) -> list[int]:
+    """One placeholder for each vision token.
+
+    Text has either one a picture, as in LAVIS, or one and a filler for every further vision token, as in the released
+    Hugging Face base model.
+    """
+    ids: list[int] = []
+    remaining = iter(counts)
+    position = 0
+    while position < len(row):
+        token, position = row[position], position + 1
+        if token == placeholder:
+            fillers = sum(1 for _ in itertools.takewhile(lambda other: other == filler, row[position:]))
+            count = next(remaining)
+            if fillers not in (0, count - 1):
+                raise ValueError(
+                    f"{name}: {fillers} {IMAGE_PLACEHOLDER} behind an {IMAGE} whose picture has {count} vision tokens: "
+                    f"write none, or {count - 1}"
+                )
+            ids += [placeholder] * count
+            position += fillers
+        elif token == filler:
+            raise ValueError(f"{name}: {IMAGE_PLACEHOLDER} without {IMAGE} in front of it")
+        else:
+            ids.append(token)
+    return ids
+
+
+def _images_by_row(images: Any, placeholders: Sequence[int]) -> list[list[Image.Image]]:
+    """Deal pictures to texts by their numbers of placeholders.
+
+    Args:
+        images: None, one picture, a list of them, or a list with a list (or None) for each text.
+        placeholders: Number of placeholders in each text.
+    """
+    listed = [] if images is None else list(images) if isinstance(images, (list, tuple)) else [images]
+    by_row = [list(row or ()) for row in listed] if listed and _is_nested(listed) else None
+    if by_row is None:
+        if len(listed) != sum(placeholders):
+            raise ValueError(_mismatch("in all", sum(placeholders), len(listed)))
+        rest = iter(listed)
+        by_row = [list(itertools.islice(rest, count)) for count in placeholders]
+    if len(by_row) != len(placeholders):
+        raise ValueError(f"{len(by_row)} lists of images for {len(placeholders)} texts: give one list a text")
+    for index, (count, row) in enumerate(zip(placeholders, by_row, strict=True)):
+        if count != len(row):
+            raise ValueError(_mismatch(f"in text {index}", count, len(row)))
+    return [[load_image(image) for image in row] for row in by_row]
+
+
+def _is_nested(images: Sequence[Any]) -> bool:
+    return all(image is None or isinstance(image, (list, tuple)) for image in images)
+
+
+def _mismatch(where: str, placeholders: int, images: int) -> str:
+    return (
+        f"{placeholders} {IMAGE} placeholders {where} for {images} images: whoever writes the text puts one {IMAGE} "
+        "where each picture belongs (truncation can lose them)"
+    )
