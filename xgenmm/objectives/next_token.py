@@ -1,0 +1,24 @@
+"""Cross-entropy of the supervised tokens: pre-training, SFT, interleaved SFT and safety tuning.
+
+They differ in their data and in what trains, not in code.
+"""
+
+from dataclasses import dataclass
+
+from xgenmm.objectives.objective import Model, Objective, ObjectiveOutput, target_logps
+from xgenmm.types import Batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class NextTokenConfig:
+    """There is nothing to set."""
+
+    def build(self, model: Model) -> Objective:  # noqa: ARG002  (another objective needs it)
+        """The objective; it needs nothing of the model beforehand."""
+        return next_token
+
+
+def next_token(model: Model, batch: Batch) -> ObjectiveOutput:
+    """Sum of -log p over the supervised tokens of the batch, and their number."""
+    logps, _ = target_logps(model, batch)
+    return ObjectiveOutput(loss=-logps.sum(), count=len(logps), figures={})

@@ -1,0 +1,67 @@
+"""What an objective is: (model, batch) -> a sum of losses, how many there were, and figures to log. No optimizer, no
+files.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from xgenmm.types import Batch
+
+
+class Logps(Protocol):
+    """What a model gives for a batch with targets."""
+
+    @property
+    def logps(self) -> Float[Tensor, " M"] | None:
+        """Log-probability of each supervised target, row after row."""
+        ...
+
+    @property
+    def rows(self) -> Int[Tensor, " M"] | None:
+        """The row in which each supervised target stands."""
+        ...
+
+
+class Model(Protocol):
+    """What an objective asks of a model."""
+
+    def __call__(self, **inputs: Any) -> Logps:
+        """Pass a batch with its targets through the model."""
+        ...
+
+    def frozen_reference(self) -> Callable[..., Logps]:
+        """The model as it is now."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveOutput:
+    """Everything is a sum, so that micro-batches add up: whoever wants means divides by the sum of the counts."""
+
+    loss: Float[Tensor, ""]
+    """Sum over the `count` things that were judged."""
+    count: int
+    """Supervised tokens, or pairs."""
+    figures: dict[str, float]
+    """Sums over the same things, by name."""
+
+
+Objective = Callable[[Model, Batch], ObjectiveOutput]
+
+
+def target_logps(model: Callable[..., Logps], batch: Batch) -> tuple[Float[Tensor, " M"], Int[Tensor, " M"]]:
+    """Log-probabilities of the batch's supervised targets, and their rows."""
+    output = model(
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        pixel_values=batch.pixel_values,
+        image_layouts=batch.image_layouts,
+        targets=batch.labels,
+    )
+    assert output.logps is not None
+    assert output.rows is not None
+    return output.logps, output.rows
