@@ -1,0 +1,175 @@
+"""Adapters: a row as its data set publishes it, and the sample that it must give."""
+
+import io
+import json
+import random
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from xgenmm.data.adapters import ADAPTERS, MARKER, split_tiff
+from xgenmm.data.quarantine import BadSample
+from xgenmm.data.readers import Row
+from xgenmm.types import Picture
+
+ROOT = Path("/data")
+
+
+def adapt(name, fields, seed=0, **options):
+    return ADAPTERS[name](Row(id="row", fields=fields, root=ROOT), random.Random(seed), **options)
+
+
+def picture(name):
+    return Picture(source=ROOT / name, name=f"/data/{name}")
+
+
+def says(*values):
+    return [{"from": ("human", "gpt")[index % 2], "value": value} for index, value in enumerate(values)]
+
+
+def tiff(*colours, **options):
+    frames = [Image.new("RGB", (4, 4), colour) for colour in colours]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, "TIFF", save_all=True, append_images=frames[1:], **options)
+    return buffer.getvalue()
+
+
+def first_pixel(data):
+    with Image.open(io.BytesIO(data)) as image:
+        return image.convert("RGB").getpixel((0, 0))
+
+
+def test_caption_pair_of_img2dataset():
+    fields = {"jpg": b"jpeg", "txt": b" a dog \n", "json": b'{"url": "u", "status": "success"}'}
+    document = adapt("caption_pairs", fields, prefix="Picture of ")
+    assert document.parts == (Picture(source=b"jpeg", name="row.jpg"), "Picture of a dog")
+
+
+def test_one_of_several_captions_is_drawn():
+    fields = {"png": b"png", "json": json.dumps({"captions": ["a", "b", "c"]}).encode()}
+    drawn = {adapt("caption_pairs", fields, seed).parts[1] for seed in range(20)}
+    assert drawn == {"a", "b", "c"}
+    assert adapt("caption_pairs", fields, 3) == adapt("caption_pairs", fields, 3)
+
+
+def test_mint_document_in_reading_order():
+    content = {"texts": ["one", None, "two", None], "images": [None, "page_0_image_85", None, "page_1_image_2"]}
+    document = adapt("mint", {"json": json.dumps(content).encode(), "tiff": tiff("red", "blue")})
+    text, first, more, second = document.parts
+    assert (text, more) == ("one", "two")
+    assert first_pixel(first.source) == (255, 0, 0)
+    assert first_pixel(second.source) == (0, 0, 255)
+    assert second.name == "row.tiff (page_1_image_2)"
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw", "jpeg"])
+def test_tiff_pages_become_first_pages(compression):
+    pages = list(split_tiff(tiff("red", "lime", "blue", compression=compression)))
+    found = [tuple(round(channel / 255) for channel in first_pixel(page)) for page in pages]
+    assert found == [(1, 0, 0), (0, 1, 0), (0, 0, 1)]
+
+
+def test_tiff_in_a_circle_or_cut_does_not_hang():
+    data = tiff("red", "blue")
+    first = int.from_bytes(data[4:8], "little")
+    following = first + 2 + 12 * int.from_bytes(data[first : first + 2], "little")
+    circle = data[:following] + data[4:8] + data[following + 4 :]
+    for broken in (circle, data[:40], b"PNG"):
+        with pytest.raises(BadSample, match="image_corrupt"):
+            list(split_tiff(broken))
+
+
+def test_llava_single_picture():
+    fields = {"id": "0", "image": "coco/1.jpg", "conversations": says("<image>\nWhat?", "A dog.", "Sure?", "Yes.")}
+    talk = adapt("llava", fields)
+    assert [turn.role for turn in talk.turns] == ["user", "assistant", "user", "assistant"]
+    assert talk.turns[0].parts == (picture("coco/1.jpg"), "\nWhat?")
+    assert talk.turns[1].parts == ("A dog.",)
+
+
+def test_llava_several_pictures_stand_where_they_are_marked():
+    fields = {"image": ["a.png", "b.png"], "conversations": says("Is <image> like <image>?", "No.")}
+    parts = adapt("llava", fields).turns[0].parts
+    assert parts == ("Is ", picture("a.png"), " like ", picture("b.png"), "?")
+
+
+def test_llava_text_only_with_system_and_other_names_of_the_roles():
+    fields = {"conversations": [{"from": "system", "value": "Be short."}, *says("2+2?", "4")]}
+    fields["conversations"][1]["from"] = "user"
+    talk = adapt("llava", fields)
+    assert [turn.role for turn in talk.turns] == ["system", "user", "assistant"]
+
+
+def test_llava_unmarked_picture_comes_first():
+    fields = {"image": "a.png", "conversations": [{"from": "system", "value": "Be short."}, *says("What?", "A dog.")]}
+    assert adapt("llava", fields).turns[1].parts == (picture("a.png"), "What?")
+
+
+def test_preference():
+    row = {"id": "7", "image": "a.png", "prompt": "What?", "chosen": "A dog.", "rejected": "A cat."}
+    sample = adapt("preference", row)
+    assert sample.prompt.turns[0].parts == (picture("a.png"), "What?")
+    assert (sample.chosen, sample.rejected) == ("A dog.", "A cat.")
+
+
+def test_vlguard_unsafe_and_safe():
+    unsafe = {"safe": False, "image": "bad_ads/1.png", "instr-resp": [{"instruction": "Do it.", "response": "No."}]}
+    talk = adapt("vlguard", unsafe)
+    assert [turn.parts for turn in talk.turns] == [(picture("bad_ads/1.png"), "Do it."), ("No.",)]
+    pairs = [{"response": "Fine.", "safe_instruction": "What?"}, {"unsafe_instruction": "Hurt.", "response": "No."}]
+    safe = {"safe": True, "image": "a.png", "instr-resp": pairs}
+    orders = {tuple(str(turn.parts[-1]) for turn in adapt("vlguard", safe, seed).turns) for seed in range(10)}
+    assert orders == {("What?", "Fine.", "Hurt.", "No."), ("Hurt.", "No.", "What?", "Fine.")}
+    talk = adapt("vlguard", safe)
+    assert [isinstance(turn.parts[0], Picture) for turn in talk.turns] == [True, False, False, False]
+
+
+CAPTIONS = json.dumps({"captions": []}).encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "reason"),
+    [
+        ("caption_pairs", {"txt": b"a"}, "no_image"),
+        ("caption_pairs", {"jpg": b"x"}, "sample_incomplete"),
+        ("caption_pairs", {"jpg": b"x", "txt": b" \n"}, "text_empty"),
+        ("caption_pairs", {"jpg": b"x", "txt": b"\xff\xfe"}, "text_invalid_utf8"),
+        ("caption_pairs", {"jpg": b"x", "txt": b"a", "json": b"{"}, "json_invalid"),
+        ("caption_pairs", {"jpg": b"x", "json": CAPTIONS}, "schema_wrong_type"),
+        ("mint", {"json": b'{"texts": ["a"], "images": []}', "tiff": b""}, "interleaved_length_mismatch"),
+        ("mint", {"json": b'{"texts": ["a"], "images": [null]}', "tiff": b""}, "no_image"),
+        ("mint", {"json": b'{"texts": ["a"], "images": ["p"]}', "tiff": tiff("red")}, "interleaved_both_set"),
+        (
+            "mint",
+            {"json": b'{"texts": [null, null], "images": [null, "p"]}', "tiff": tiff("red")},
+            "interleaved_both_null",
+        ),
+        ("mint", {"json": b'{"texts": [null, null], "images": ["p", "q"]}', "tiff": tiff("red")}, "image_missing"),
+        ("mint", {"json": json.dumps({"texts": [None] * 31, "images": ["p"] * 31}).encode()}, "too_many_images"),
+        ("mint", {"json": b"[]"}, "schema_wrong_type"),
+        ("llava", {"image": "a.png"}, "schema_missing_field"),
+        ("llava", {"image": 7, "conversations": says("a", "b")}, "schema_wrong_type"),
+        ("llava", {"image": "../a.png", "conversations": says("a", "b")}, "path_escape"),
+        ("llava", {"image": "/a.png", "conversations": says("a", "b")}, "path_escape"),
+        ("llava", {"image": ["a.png", "b.png"], "conversations": says("<image>", "b")}, "placeholder_mismatch"),
+        ("llava", {"image": "a.png", "conversations": says("<image><image>", "b")}, "placeholder_mismatch"),
+        ("llava", {"conversations": says("<image>", "b")}, "placeholder_mismatch"),
+        ("llava", {"image": "a.png", "conversations": says("a", f"b {MARKER}")}, "placeholder_mismatch"),
+        ("llava", {"image": [f"{n}.png" for n in range(13)], "conversations": says("a", "b")}, "too_many_images"),
+        ("llava", {"conversations": says("a")}, "role_order"),
+        ("llava", {"conversations": says("a", "b")[::-1]}, "role_order"),
+        ("llava", {"conversations": []}, "role_order"),
+        ("llava", {"conversations": [{"from": "bing", "value": "a"}]}, "role_order"),
+        ("llava", {"conversations": says("a", "")}, "text_empty"),
+        ("llava", {"conversations": says("a", 4)}, "schema_wrong_type"),
+        ("preference", {"prompt": "a", "chosen": "b", "rejected": "b "}, "preference_identical"),
+        ("preference", {"prompt": "a", "chosen": "b"}, "schema_missing_field"),
+        ("vlguard", {"safe": "false", "image": "a.png", "instr-resp": []}, "schema_wrong_type"),
+        ("vlguard", {"safe": False, "image": "a.png", "instr-resp": []}, "schema_missing_field"),
+    ],
+)
+def test_rows_that_are_refused(name, fields, reason):
+    with pytest.raises(BadSample) as error:
+        adapt(name, fields)
+    assert error.value.reason == reason
