@@ -155,7 +155,7 @@ def test_a_bad_row_is_named_and_nothing_takes_its_place(make, tmp_path, toy_fold
     loader = make(SourceConfig(name="talks", adapter="llava", path=str(path)), size=10)
     step = next(iter(loader.steps(0, 1)))
     assert sorted((fault.id, fault.reason) for fault in step.faults) == [
-        ("talks/talks.json:2", "image_unrecognised"),
+        ("talks/talks.json:2", "image_not_decodable"),
         ("talks/talks.json:3", "image_missing"),
         ("talks/talks.json:4", "role_order"),
         ("talks/talks.json:5", "text_too_long"),
