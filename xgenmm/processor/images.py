@@ -52,7 +52,7 @@ class ImageError(ValueError):
         super().__init__(f"{name}: {message}")
         self.name = name
         self.reason = reason
-        """For counting: `missing`, `unreadable`, `empty`, `unrecognised`, `too_large`, `truncated` or `corrupt`."""
+        """For counting: `missing`, `empty`, `not_decodable`, `too_large`, `truncated` or `corrupt`."""
 
 
 def open_image(picture: Picture, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -86,7 +86,7 @@ def load_image(source: Any, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """What callers of Hugging Face processors give as an image, as an upright RGB image.
 
     Args:
-        source: A PIL image, an array [height, width(, channels)] of bytes, the bytes of a file, its path (text, too), an
+        source: A PIL image, an array [height, width(, channels)] of bytes, a file's bytes, its path (as text, too), an
             http(s) or data URL, or base64 text.
         max_pixels: As in `open_image`.
 
@@ -130,7 +130,7 @@ def _picture_of_text(text: str) -> Picture:
             with urllib.request.urlopen(text, timeout=_DOWNLOAD_SECONDS) as answer:
                 return Picture(source=answer.read(), name=name)
         except OSError as error:
-            raise ImageError(name, "unreadable", f"cannot download: {error}") from error
+            raise ImageError(name, "missing", f"cannot download: {error}") from error
     encoded = text.partition(",")[2] if text.startswith("data:") else text
     try:
         data = None if os.path.isfile(text) else base64.b64decode(encoded, validate=True)
@@ -141,12 +141,12 @@ def _picture_of_text(text: str) -> Picture:
 
 def _open_header(picture: Picture) -> Image.Image:
     source = picture.source
+    if isinstance(source, Path) and not source.is_file():  # a named pipe, for one, would be read for ever
+        raise ImageError(picture.name, "missing", f"there is no file {source}")
     try:
         data = source.read_bytes() if isinstance(source, Path) else source
-    except FileNotFoundError as error:
-        raise ImageError(picture.name, "missing", f"there is no file {source}") from error
     except OSError as error:
-        raise ImageError(picture.name, "unreadable", f"cannot read {source}: {error.strerror}") from error
+        raise ImageError(picture.name, "missing", f"cannot read {source}: {error.strerror}") from error
     if not data:
         raise ImageError(picture.name, "empty", "the file holds no bytes")
     try:
@@ -154,7 +154,7 @@ def _open_header(picture: Picture) -> Image.Image:
     except UnidentifiedImageError as error:
         start = data[:12]
         message = f"not a picture in a format that we read ({', '.join(FORMATS)}); it starts with {start!r}"
-        raise ImageError(picture.name, "unrecognised", message) from error
+        raise ImageError(picture.name, "not_decodable", message) from error
 
 
 def _orientation(image: Image.Image) -> int | None:

@@ -36,12 +36,17 @@ class TextEncoder:
     A tokenizer treats text differently at the start of a string and behind a special token (SentencePiece may put a
     blank in front, some special tokens swallow the white space behind them), so each text is encoded behind what it
     follows, and the ids of that are taken off again. Special tokens that are spelled out in a text are cut in two
-    before they are encoded, so that no text can ever yield a special token.
+    before they are encoded, so that no text can ever yield a special token. So are added tokens that swallow white
+    space (Phi-3's `</s>`): text must come back as it was written. Other added tokens (`<think>`) are words like any.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
-        self._ids = {token.content: id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
+        self._ids = {
+            token.content: token_id
+            for token_id, token in tokenizer.added_tokens_decoder.items()
+            if token.special or token.lstrip or token.rstrip
+        }
         self._special = re.compile("|".join(map(re.escape, sorted(self._ids, key=len, reverse=True))))
         self._cached: dict[str, list[int]] = {}
 
@@ -59,7 +64,7 @@ class TextEncoder:
         for segment in _join_texts(segments):
             if isinstance(segment, Text):
                 new, flag = self.text(segment.text, behind), segment.supervised
-                behind = "\n"
+                behind = "\n" if new else behind  # a special token may have swallowed all of it
             elif isinstance(segment, Special):
                 new, flag = [self.id(segment.token)], segment.supervised
                 behind = segment.token
@@ -85,6 +90,7 @@ class TextEncoder:
             text: Anything; special tokens spelled out in it stay letters.
             behind: The special token that it follows; a line break where it follows other text; "" at the very start.
         """
+        text = _well_formed(text)
         ids: list[int] = []
         start = 0
         while match := self._special.search(text, start):
@@ -104,6 +110,11 @@ class TextEncoder:
 
     def _encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False, verbose=False)
+
+
+def _well_formed(text: str) -> str:
+    """Text that can be encoded: half a surrogate pair, which JSON can smuggle in, becomes the replacement character."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _join_texts(segments: Sequence[Segment]) -> list[Segment]:
