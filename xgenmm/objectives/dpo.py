@@ -7,11 +7,11 @@ published.
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from xgenmm.objectives.objective import Model, Objective, ObjectiveOutput, target_logps
+from xgenmm.objectives.objective import Model, Objective, ObjectiveOutput, row_sums, target_logps
 from xgenmm.types import Batch
 
 
@@ -74,12 +74,14 @@ class Dpo:
             "chosen_reward": self.config.beta * (pairs["chosen"] - pairs["reference_chosen"]).sum().item(),
             "chosen_nll": chosen_nll.sum().item(),
         }
-        return ObjectiveOutput(loss=loss.sum(), count=num_rows // 2, figures=figures)
-
-
-def row_sums(values: Float[Tensor, " M"], rows: Int[Tensor, " M"], num_rows: int) -> Float[Tensor, " B"]:
-    """Sum of the values of each row; 0 for a row that has none."""
-    return values.new_zeros(num_rows).index_add(0, rows, values)
+        in_chosen = torch.arange(num_rows, device=loss.device) % 2 == 0  # a pair counts where its preferred answer is
+        return ObjectiveOutput(
+            loss=loss.sum(),
+            count=num_rows // 2,
+            figures=figures,
+            row_losses=torch.zeros_like(policy).masked_scatter(in_chosen, loss.detach()),
+            row_counts=in_chosen.long(),
+        )
 
 
 def reward_margin(

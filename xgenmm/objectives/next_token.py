@@ -5,7 +5,7 @@ They differ in their data and in what trains, not in code.
 
 from dataclasses import dataclass
 
-from xgenmm.objectives.objective import Model, Objective, ObjectiveOutput, target_logps
+from xgenmm.objectives.objective import Model, Objective, ObjectiveOutput, row_sums, target_logps
 from xgenmm.types import Batch
 
 
@@ -20,5 +20,12 @@ class NextTokenConfig:
 
 def next_token(model: Model, batch: Batch) -> ObjectiveOutput:
     """Sum of -log p over the supervised tokens of the batch, and their number."""
-    logps, _ = target_logps(model, batch)
-    return ObjectiveOutput(loss=-logps.sum(), count=len(logps), figures={})
+    logps, rows = target_logps(model, batch)
+    num_rows = len(batch.input_ids)
+    return ObjectiveOutput(
+        loss=-logps.sum(),
+        count=len(logps),
+        figures={},
+        row_losses=row_sums(-logps.detach(), rows, num_rows),
+        row_counts=rows.bincount(minlength=num_rows),
+    )

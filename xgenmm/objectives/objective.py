@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 from xgenmm.types import Batch
@@ -48,6 +48,10 @@ class ObjectiveOutput:
     """Supervised tokens, or pairs."""
     figures: dict[str, float]
     """Sums over the same things, by name."""
+    row_losses: Float[Tensor, " B"]
+    """What each row of the batch adds to `loss`, without a graph: for the loss of each data set."""
+    row_counts: Int[Tensor, " B"]
+    """What each row adds to `count`."""
 
 
 Objective = Callable[[Model, Batch], ObjectiveOutput]
@@ -65,3 +69,8 @@ def target_logps(model: Callable[..., Logps], batch: Batch) -> tuple[Float[Tenso
     assert output.logps is not None
     assert output.rows is not None
     return output.logps, output.rows
+
+
+def row_sums(values: Num[Tensor, " M"], rows: Int[Tensor, " M"], num_rows: int) -> Num[Tensor, " B"]:
+    """Sum of the values of each row; 0 for a row that has none."""
+    return values.new_zeros(num_rows).index_add(0, rows, values)
