@@ -5,6 +5,7 @@ import binascii
 import io
 import os
 import struct
+import urllib.error
 import urllib.request
 import zlib
 from pathlib import Path
@@ -22,10 +23,10 @@ FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF"
 """Formats that are tried. Not all that Pillow knows: EPS would start another program on the file's content, and some
 take anything for a picture of theirs."""
 
-# What Pillow's decoders were seen to raise on damaged files, beside their own errors.
+# What decoders raise on damaged files has no base class of its own.
 _DECODER_ERRORS = (
     *(OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError, MemoryError),
-    *(AttributeError, NotImplementedError, struct.error, zlib.error),
+    *(AttributeError, RuntimeError, struct.error, zlib.error),
 )
 
 _DOWNLOAD_SECONDS = 30
@@ -130,6 +131,8 @@ def _picture_of_text(text: str) -> Picture:
             with urllib.request.urlopen(text, timeout=_DOWNLOAD_SECONDS) as answer:
                 return Picture(source=answer.read(), name=name)
         except OSError as error:
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()  # it is an open answer, too
             raise ImageError(name, "missing", f"cannot download: {error}") from error
     encoded = text.partition(",")[2] if text.startswith("data:") else text
     try:
@@ -141,12 +144,12 @@ def _picture_of_text(text: str) -> Picture:
 
 def _open_header(picture: Picture) -> Image.Image:
     source = picture.source
-    if isinstance(source, Path) and not source.is_file():  # a named pipe, for one, would be read for ever
-        raise ImageError(picture.name, "missing", f"there is no file {source}")
+    if isinstance(source, Path) and not os.path.isfile(source):  # a named pipe, for one, would be read for ever
+        raise ImageError(picture.name, "missing", "there is no such file")
     try:
         data = source.read_bytes() if isinstance(source, Path) else source
     except OSError as error:
-        raise ImageError(picture.name, "missing", f"cannot read {source}: {error.strerror}") from error
+        raise ImageError(picture.name, "missing", f"cannot read the file: {error.strerror}") from error
     if not data:
         raise ImageError(picture.name, "empty", "the file holds no bytes")
     try:
