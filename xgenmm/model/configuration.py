@@ -1,5 +1,6 @@
 """The configuration of a whole model, as `config.json` holds it: its two backbones and what stands between them."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -23,19 +24,35 @@ class XGenMMConfig(PretrainedConfig):
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="phi3"),
     }
 
-    vision_config: PretrainedConfig = None  # pyrefly: ignore
-    """Any configuration of the registry in `vision`."""
-    text_config: PretrainedConfig = None  # pyrefly: ignore
-    """Any causal language model of transformers."""
-    resampler: dict[str, int] = None  # pyrefly: ignore
-    """Fields of `ResamplerConfig`."""
-    regroup: Regroup = "tiles"
-    image_token_id: int = 32012
-    """The placeholder; the processor writes one per vision token."""
+    def __init__(
+        self,
+        *,
+        vision_config: Mapping[str, Any] | PretrainedConfig | None = None,
+        text_config: Mapping[str, Any] | PretrainedConfig | None = None,
+        resampler: Mapping[str, int] | None = None,
+        regroup: Regroup = "tiles",
+        image_token_id: int = 32012,
+        **kwargs: Any,
+    ) -> None:
+        """Take the parts' settings, as objects or as the mappings that JSON holds.
 
-    def __post_init__(self, **kwargs: Any) -> None:
-        super().__post_init__(**kwargs)
-        self.resampler = asdict(ResamplerConfig(**(self.resampler or {})))
+        Args:
+            vision_config: Any configuration of the registry in `vision`.
+            text_config: Any causal language model of transformers.
+            resampler: Fields of `ResamplerConfig`.
+            regroup: What the resampler reads at once.
+            image_token_id: The placeholder; the processor writes one per vision token.
+            kwargs: What every transformers configuration has.
+
+        Raises:
+            ValueError: The vision encoder is none of the registry.
+        """
+        self.vision_config: PretrainedConfig = vision_config  # pyrefly: ignore  (transformers turns both into objects)
+        self.text_config: PretrainedConfig = text_config  # pyrefly: ignore
+        self.resampler = asdict(ResamplerConfig(**(resampler or {})))
+        self.regroup: Regroup = regroup
+        self.image_token_id = image_token_id
+        super().__init__(**kwargs)
         encoder_entry(self.vision_config)
 
     @property

@@ -23,8 +23,7 @@ class DpoConfig:
     """How strongly the policy is held to the reference; 0 ignores the reference."""
     nll_weight: float = 0.0
     """Weight of the preferred answer's mean negative log-likelihood per token, added to each pair's loss: keeps the
-    model
-    from making both answers unlikely."""
+    model from making both answers unlikely."""
 
     def build(self, model: Model) -> Objective:
         """The objective, with `model` as it is now for its reference.

@@ -1,6 +1,4 @@
-"""What an objective is: (model, batch) -> a sum of losses, how many there were, and figures to log. No optimizer, no
-files.
-"""
+"""What an objective is: (model, batch) -> a sum of losses, their number, and figures to log. No optimizer, no files."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
