@@ -7,7 +7,6 @@ a finder in front of Python's own sees to that as soon as somebody imports those
 
 import importlib
 import sys
-from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
@@ -47,8 +46,11 @@ class _Finder:
     """Finds the Auto classes' modules as Python's path finder does, and has their classes wait for a first call."""
 
     @staticmethod
-    def find_spec(name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """The module's spec with a loader that goes on to us; None for all other modules."""
+    def find_spec(name: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
+        """The module's spec with a loader that goes on to us; None for all other modules.
+
+        `path` is what the import system passes: for namespace packages an object that is no `Sequence`.
+        """
         spec = PathFinder.find_spec(name, path, target) if name in AUTO_CLASSES else None
         if spec is None or spec.loader is None:
             return None
