@@ -1,14 +1,18 @@
-"""Caption metrics without Java: CIDEr-D, BLEU-1..4 and ROUGE-L over a whole corpus. Knows nothing of datasets or prompts.
+"""Caption metrics without Java: CIDEr-D, BLEU-1..4 and ROUGE-L of a corpus. Knows nothing of datasets or prompts.
 
 Source: pycocoevalcap 1.2, whose numbers these functions give to 1e-6 (the order of a sum may differ). All of them take
 one candidate per image and any number of references per image, and all of them depend on the *whole* evaluated set:
 CIDEr's document frequencies, BLEU's counts. Never average them over batches.
 
-Units: fractions as pycocoevalcap and lmms-eval report them (CIDEr up to 10); OpenFlamingo and VLMEvalKit print 100 times that.
+Units: fractions as pycocoevalcap and lmms-eval report them (CIDEr up to 10); OpenFlamingo and VLMEvalKit print 100
+times that. METEOR and SPICE need Java programs and are not here.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,16 +67,82 @@ class CaptionScores:
 
 
 @dataclass(frozen=True)
-class _Corpus:
-    """Tokenised captions; references are flat, ``image_of`` says whose each one is."""
+class _Counts:
+    """n-grams of one order: one row per (sentence, n-gram), sorted by sentence, then n-gram."""
 
-    candidates: tuple[str, ...]
-    references: tuple[str, ...]
+    sentence: Ints
+    ngram: Ints
+    count: Ints
+
+
+@dataclass(frozen=True)
+class _Words:
+    """The words of sentences as numbers, all in a row."""
+
+    numbers: Ints
+    lengths: Ints
+    """Words of every sentence."""
+
+    @cached_property
+    def starts(self) -> Ints:
+        return np.cumsum(self.lengths) - self.lengths
+
+    def sentence(self, index: int) -> list[int]:
+        start = self.starts[index]
+        return self.numbers[start : start + self.lengths[index]].tolist()
+
+    def table(self, sentences: Ints, fill: int) -> Ints:
+        """Some sentences as rows, filled up to the longest."""
+        columns = np.arange(self.lengths[sentences].max())
+        at = np.minimum(self.starts[sentences, None] + columns, len(self.numbers) - 1)
+        return np.where(columns < self.lengths[sentences, None], self.numbers[at], fill)
+
+
+@dataclass(frozen=True)
+class _Corpus:
+    """Tokenised captions. Sentences are the candidates, numbered as their images, and after them all references."""
+
+    sentences: tuple[str, ...]
     image_of: Ints
+    """The image of every reference, ascending."""
 
     @property
     def num_images(self) -> int:
-        return len(self.candidates)
+        return len(self.sentences) - len(self.image_of)
+
+    @cached_property
+    def image_of_sentence(self) -> Ints:
+        return np.concatenate([np.arange(self.num_images), self.image_of])
+
+    @cached_property
+    def words(self) -> _Words:
+        """Words between any white space; an empty sentence has none."""
+        return _numbered([text.split() for text in self.sentences])
+
+    @cached_property
+    def spaced_words(self) -> _Words:
+        """Words between single spaces, which is what ROUGE compares: two spaces in a row have an empty word between."""
+        if all(" ".join(text.split()) == text != "" for text in self.sentences):
+            return self.words
+        return _numbered([text.split(" ") for text in self.sentences])
+
+    @cached_property
+    def ngrams(self) -> list[_Counts]:
+        """The n-grams of every order; equal ones have equal numbers in all sentences."""
+        words, lengths = self.words.numbers, self.words.lengths
+        sentence = np.repeat(np.arange(len(lengths)), lengths)
+        left = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(words))  # words from here to the sentence's end
+        grams, start, orders = words, np.arange(len(words)), []
+        for order in range(1, MAX_ORDER + 1):
+            if order > 1:
+                keep = left[start] >= order
+                start = start[keep]
+                # An n-gram is the number of its head and one more word, renumbered so that the product stays small.
+                grams = _renumbered(grams[keep] * _size(words) + words[start + order - 1])
+            size = _size(grams)
+            key, count = _distinct(sentence[start] * size + grams)
+            orders.append(_Counts(key // size, key % size, count))
+        return orders
 
 
 def cider(candidates: Sequence[str], references: Sequence[Sequence[str]], *, tokenized: bool = False) -> MetricResult:
@@ -81,9 +151,10 @@ def cider(candidates: Sequence[str], references: Sequence[Sequence[str]], *, tok
     Args:
         candidates: One caption per image.
         references: The gold captions of each image, in the same order; their number may differ between images.
-        tokenized: The text is already tokenised (or shall not be: VLMEvalKit scores raw strings). Else the PTB rule runs first.
+        tokenized: Take the text as it is, because it is tokenised or shall not be (VLMEvalKit scores raw strings). By
+            default it is tokenised by the PTB rules first.
 
-    Source: pycocoevalcap 1.2, ``Cider``. One image, or equal reference sets everywhere, gives 0: no n-gram is informative.
+    Source: pycocoevalcap 1.2, ``Cider``. One image, or equal reference sets everywhere, gives 0: nothing is telling.
     """
     return _cider(_corpus(candidates, references, tokenized))
 
@@ -109,85 +180,76 @@ def caption_scores(
 ) -> CaptionScores:
     """All metrics of this file from one tokenisation. Arguments as for `cider`."""
     corpus = _corpus(candidates, references, tokenized)
-    bounds = np.searchsorted(corpus.image_of, np.arange(corpus.num_images + 1))
+    images = corpus.num_images
+    bounds = images + np.searchsorted(corpus.image_of, np.arange(images + 1))
     return CaptionScores(
         cider=_cider(corpus),
         bleu=_bleu(corpus),
         rouge_l=_rouge_l(corpus),
-        candidate_tokens=corpus.candidates,
-        reference_tokens=tuple(corpus.references[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)),
+        candidate_tokens=corpus.sentences[:images],
+        reference_tokens=tuple(corpus.sentences[a:b] for a, b in pairwise(bounds.tolist())),
     )
 
 
 def _corpus(candidates: Sequence[str], references: Sequence[Sequence[str]], tokenized: bool) -> _Corpus:
     if len(candidates) != len(references):
-        raise ValueError(
-            f"{len(candidates)} candidates for {len(references)} images: exactly one caption per image is scored"
-        )
+        raise ValueError(f"{len(candidates)} candidates for {len(references)} images: one caption per image is scored")
     empty = [i for i, refs in enumerate(references) if not refs]
     if empty:
         raise ValueError(f"image {empty[0]} has no reference caption ({len(empty)} such images): every image needs one")
     flat = [text for refs in references for text in refs]
     image_of = np.repeat(np.arange(len(references)), [len(refs) for refs in references])
-    # The two sides are tokenised as two files, because the reference tokeniser treats the end of its input differently.
+    # Tokenised as two files, because the reference tokeniser treats the end of its input differently.
     prepare: Callable[[Sequence[str]], Sequence[str]] = list if tokenized else ptb_tokenize_corpus
-    return _Corpus(tuple(prepare(candidates)), tuple(prepare(flat)), image_of)
+    return _Corpus((*prepare(candidates), *prepare(flat)), image_of)
 
 
-@dataclass(frozen=True)
-class _Counts:
-    """n-grams of one order: one row per (sentence, n-gram), sorted by sentence, then n-gram."""
-
-    sentence: Ints
-    ngram: Ints
-    count: Ints
+def _numbered(sentences: Sequence[Sequence[str]]) -> _Words:
+    ids: defaultdict[str, int] = defaultdict(lambda: len(ids))
+    numbers = np.array([ids[word] for words in sentences for word in words], dtype=np.int64)
+    return _Words(numbers, np.array([len(words) for words in sentences], dtype=np.int64))
 
 
-def _ngram_counts(sentences: Sequence[Sequence[str]]) -> list[_Counts]:
-    """Count the n-grams of every order; equal n-grams have equal numbers in all sentences of the call."""
-    lengths = np.array([len(words) for words in sentences], dtype=np.int64)
-    ids: dict[str, int] = {}
-    words = np.array([ids.setdefault(word, len(ids)) for words in sentences for word in words], dtype=np.int64)
-    sentence = np.repeat(np.arange(len(sentences)), lengths)
-    left = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(words))  # words from here to the end of the sentence
-    grams, start, orders = words, np.arange(len(words)), []
-    for order in range(1, MAX_ORDER + 1):
-        if order > 1:
-            keep = left[start] >= order
-            start = start[keep]
-            # A longer n-gram is the number of its head and one more word, renumbered so that the product stays small.
-            _, grams = np.unique(grams[keep] * len(ids) + words[start + order - 1], return_inverse=True)
-        size = int(grams.max()) + 1 if len(grams) else 1
-        key, count = np.unique(sentence[start] * size + grams, return_counts=True)
-        orders.append(_Counts(key // size, key % size, count))
-    return orders
+# numpy's own unique() hashes integers, which takes twenty times as long on these keys as sorting them.
+def _distinct(values: Ints) -> tuple[Ints, Ints]:
+    """The distinct non-negative values in ascending order and how often each occurs."""
+    ordered = np.sort(values)
+    first = np.flatnonzero(np.diff(ordered, prepend=-1))
+    return ordered[first], np.diff(first, append=len(ordered))
+
+
+def _renumbered(values: Ints) -> Ints:
+    """Every non-negative value replaced by its rank among the distinct ones."""
+    order = np.argsort(values)
+    ranks = np.empty_like(order)
+    ranks[order] = np.cumsum(np.diff(values[order], prepend=-1) != 0) - 1
+    return ranks
+
+
+def _size(numbers: Ints) -> int:
+    """One more than the largest number, so that a pair of numbers can be one number."""
+    return int(numbers.max()) + 1 if len(numbers) else 1
 
 
 def _cider(corpus: _Corpus) -> MetricResult:
-    n_images, n_refs = corpus.num_images, len(corpus.references)
-    # Sentences 0..n_images are the candidates, so sentence number and image number agree there.
-    counts = _ngram_counts([text.split() for text in corpus.candidates + corpus.references])
-    image_of_sentence = np.concatenate([np.arange(n_images), corpus.image_of])
+    n_images, n_refs = corpus.num_images, len(corpus.image_of)
     log_images = np.log(float(n_images)) if n_images else 0.0
     similarity: Floats = np.zeros((MAX_ORDER, n_refs))
-    for order, rows in enumerate(counts):
+    for order, rows in enumerate(corpus.ngrams):
         is_ref = rows.sentence >= n_images
-        size = int(rows.ngram.max()) + 1 if len(rows.ngram) else 1
-        image = image_of_sentence[rows.sentence]
-        seen = np.unique(image[is_ref] * size + rows.ngram[is_ref]) % size
-        document_frequency = np.bincount(seen, minlength=size)
-        weight = rows.count * (log_images - np.log(np.maximum(1.0, document_frequency[rows.ngram])))
+        size = _size(rows.ngram)
+        key = corpus.image_of_sentence[rows.sentence] * size + rows.ngram
+        document_frequency = np.bincount(_distinct(key[is_ref])[0] % size, minlength=size)
+        weight = rows.count * (log_images - np.log(np.maximum(1.0, document_frequency)))[rows.ngram]
         norm = np.sqrt(np.bincount(rows.sentence, weight**2, minlength=n_images + n_refs))
-        dot = _clipped_dot(image * size + rows.ngram, weight, is_ref, rows.sentence - n_images, n_refs)
+        dot = _clipped_dot(key, weight, is_ref, rows.sentence - n_images, n_refs)
         scale = norm[corpus.image_of] * norm[n_images:]
         similarity[order] = np.divide(dot, scale, out=dot, where=scale != 0)
-    bigrams = np.bincount(counts[1].sentence, counts[1].count, minlength=n_images + n_refs)
+    bigrams = np.maximum(0, corpus.words.lengths - 1)
     gap = bigrams[corpus.image_of] - bigrams[n_images:]
     per_ref = similarity.mean(axis=0) * np.exp(-(gap**2) / (2 * CIDER_SIGMA**2))
-    per_image = np.bincount(corpus.image_of, per_ref, minlength=n_images) / np.bincount(
-        corpus.image_of, minlength=n_images
-    )
-    return _metric(10.0 * per_image)
+    sums = np.bincount(corpus.image_of, per_ref, minlength=n_images)
+    return _metric(10.0 * sums / np.bincount(corpus.image_of, minlength=n_images))
 
 
 def _clipped_dot(key: Ints, weight: Floats, is_ref: NDArray[np.bool_], ref_of_row: Ints, n_refs: int) -> Floats:
@@ -205,21 +267,18 @@ def _clipped_dot(key: Ints, weight: Floats, is_ref: NDArray[np.bool_], ref_of_ro
 
 def _bleu(corpus: _Corpus) -> BleuResult:
     n_images = corpus.num_images
-    sentences = [text.split() for text in corpus.candidates + corpus.references]
-    lengths = np.array([len(words) for words in sentences], dtype=np.int64)
-    image_of_sentence = np.concatenate([np.arange(n_images), corpus.image_of])
-    hyp_length, closest = lengths[:n_images], _closest_length(lengths[:n_images], lengths[n_images:], corpus.image_of)
+    hyp_length = corpus.words.lengths[:n_images]
+    closest = _closest_length(hyp_length, corpus.words.lengths[n_images:], corpus.image_of)
     guessed = np.maximum(0, hyp_length[None] - np.arange(MAX_ORDER)[:, None])
     correct: Floats = np.zeros((MAX_ORDER, n_images))
-    for order, rows in enumerate(_ngram_counts(sentences)):
+    for order, rows in enumerate(corpus.ngrams):
         is_ref = rows.sentence >= n_images
-        size = int(rows.ngram.max()) + 1 if len(rows.ngram) else 1
-        key = image_of_sentence[rows.sentence] * size + rows.ngram
-        ref_key, inverse = np.unique(key[is_ref], return_inverse=True)
+        key = corpus.image_of_sentence[rows.sentence] * _size(rows.ngram) + rows.ngram
+        ref_key = _distinct(key[is_ref])[0]
         if not len(ref_key):
             continue
         most = np.zeros(len(ref_key), dtype=np.int64)
-        np.maximum.at(most, inverse, rows.count[is_ref])
+        np.maximum.at(most, np.searchsorted(ref_key, key[is_ref]), rows.count[is_ref])
         at = np.minimum(np.searchsorted(ref_key, key[~is_ref]), len(ref_key) - 1)
         clipped = np.where(ref_key[at] == key[~is_ref], np.minimum(most[at], rows.count[~is_ref]), 0)
         correct[order] = np.bincount(rows.sentence[~is_ref], clipped, minlength=n_images)
@@ -250,53 +309,41 @@ def _bleu_from_counts(correct: NDArray, guessed: NDArray, length: NDArray, ref_l
 
 
 def _rouge_l(corpus: _Corpus) -> MetricResult:
-    # Split at single spaces: an empty caption is one empty token, which is how pycocoevalcap avoids a division by zero.
-    ids: dict[str, int] = {}
-    hyps = [[ids.setdefault(word, len(ids)) for word in text.split(" ")] for text in corpus.candidates]
-    refs = [[ids.setdefault(word, len(ids)) for word in text.split(" ")] for text in corpus.references]
-    lcs = _lcs_lengths([hyps[image] for image in corpus.image_of], refs)
-    hyp_length = np.array([len(words) for words in hyps], dtype=np.float64)
-    precision, recall = np.zeros(corpus.num_images), np.zeros(corpus.num_images)
-    np.maximum.at(precision, corpus.image_of, lcs / hyp_length[corpus.image_of])
-    np.maximum.at(recall, corpus.image_of, lcs / np.array([len(words) for words in refs], dtype=np.float64))
+    n_images, words = corpus.num_images, corpus.spaced_words
+    lcs = _lcs_lengths(words, corpus.image_of, np.arange(n_images, len(words.lengths)))
+    precision, recall = np.zeros(n_images), np.zeros(n_images)
+    np.maximum.at(precision, corpus.image_of, lcs / words.lengths[corpus.image_of])
+    np.maximum.at(recall, corpus.image_of, lcs / words.lengths[n_images:])
     weighted = recall + ROUGE_BETA**2 * precision
     both = (1 + ROUGE_BETA**2) * precision * recall
     return _metric(np.divide(both, weighted, out=np.zeros_like(both), where=both != 0))
 
 
-def _lcs_lengths(left: Sequence[Sequence[int]], right: Sequence[Sequence[int]]) -> Ints:
-    """Length of the longest common subsequence of every pair of word-number sequences."""
+def _lcs_lengths(words: _Words, left: Ints, right: Ints) -> Ints:
+    """Length of the longest common subsequence of every pair of sentences."""
     result = np.zeros(len(left), dtype=np.int64)
-    short = [i for i, words in enumerate(left) if len(words) <= LCS_BITS]
+    left_length, right_length = words.lengths[left], words.lengths[right]
     # Pairs of similar length share a chunk, so that little of it is padding.
-    short.sort(key=lambda i: (len(right[i]), len(left[i])))
+    order = np.lexsort((left_length, right_length))
+    short = order[left_length[order] <= LCS_BITS]
     for start in range(0, len(short), LCS_CHUNK):
         chunk = short[start : start + LCS_CHUNK]
-        result[chunk] = _lcs_batch([left[i] for i in chunk], [right[i] for i in chunk])
-    for i in (i for i, words in enumerate(left) if len(words) > LCS_BITS):
-        result[i] = _lcs_one(left[i], right[i])
+        result[chunk] = _lcs_batch(words.table(left[chunk], -1), words.table(right[chunk], -2), left_length[chunk])
+    for i in np.flatnonzero(left_length > LCS_BITS):
+        result[i] = _lcs_one(words.sentence(left[i]), words.sentence(right[i]))
     return result
 
 
-def _lcs_batch(left: Sequence[Sequence[int]], right: Sequence[Sequence[int]]) -> Ints:
+def _lcs_batch(left: Ints, right: Ints, left_length: Ints) -> Ints:
     """Bit-parallel LCS: bit i of ``state`` is cleared while position i of ``left`` ends a longer match (Hyyrö 2004)."""
-    a, b = _padded(left, -1), _padded(right, -2)
-    bits = np.left_shift(np.int64(1), np.arange(a.shape[1], dtype=np.int64))
-    inside = np.left_shift(np.int64(1), np.array([len(words) for words in left], dtype=np.int64)) - 1
+    bits = np.left_shift(np.int64(1), np.arange(left.shape[1], dtype=np.int64))
+    inside = np.left_shift(np.int64(1), left_length) - 1
     state = inside.copy()
-    for column in range(b.shape[1]):
-        match = (a == b[:, column, None]) @ bits
+    for column in range(right.shape[1]):
+        match = np.where(left == right[:, column, None], bits, 0).sum(axis=1)
         hit = state & match
         state = ((state + hit) | (state - hit)) & inside
-    return np.array([len(words) for words in left]) - np.bitwise_count(state).astype(np.int64)
-
-
-def _padded(rows: Sequence[Sequence[int]], fill: int) -> Ints:
-    width = max(len(row) for row in rows)
-    lengths = np.array([len(row) for row in rows])
-    table = np.full((len(rows), width), fill, dtype=np.int64)
-    table[np.arange(width) < lengths[:, None]] = [word for row in rows for word in row]
-    return table
+    return left_length - np.bitwise_count(state).astype(np.int64)
 
 
 def _lcs_one(left: Sequence[int], right: Sequence[int]) -> int:
