@@ -31,6 +31,18 @@ CHATML_TEMPLATE = (
 PHI3_TOKENS = ["<|assistant|>", "<|system|>", "<|end|>", "<|user|>"]
 
 
+def letters(prompt: str) -> PreTrainedTokenizerFast:
+    """One token a byte, so that tokens can be counted by hand; chat tokens as `smollm2` or `phi3`."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={byte: i for i, byte in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    chat = PHI3_TOKENS if prompt == "phi3" else ["<|im_start|>", "<|im_end|>"]
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False, rstrip=prompt == "phi3") for token in chat])
+    eos = "<|endoftext|>" if prompt == "phi3" else "<|im_end|>"
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=eos, pad_token=eos)
+
+
 def smollm2() -> PreTrainedTokenizerFast:
     """Byte-level BPE; padding, end of sequence and end of turn are all `<|im_end|>`, as in SmolLM2."""
     tokenizer = Tokenizer(models.BPE())
