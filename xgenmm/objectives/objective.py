@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int, Num
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from xgenmm.types import Batch
 
 
+@runtime_checkable
 class Logps(Protocol):
     """What a model gives for a batch with targets."""
 
@@ -24,6 +25,7 @@ class Logps(Protocol):
         ...
 
 
+@runtime_checkable
 class Model(Protocol):
     """What an objective asks of a model."""
 
