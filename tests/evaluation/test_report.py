@@ -226,7 +226,7 @@ def test_claims_of_a_run_that_went_well(run: Path):
     story = tell(read_run(run))
     assert story.headline == "It sees the right kind of thing, and often says the wrong exact word"
     assert [plain(f"{claim.skill}: {claim.value}, {claim.detail}") for claim in story.learnt] == [
-        "caption what is in the picture: 3.72 nats, 5.30 with another picture",
+        "use the picture when it captions: 3.72 nats, 5.30 with another picture",
         "find the right caption among ten: 37 %, 10 % by chance",
         "say what kind of thing it is: 55 %, 16 % with white paper, 20 % for the commonest answer",
         "say its main colour: 59 %, 19 % with white paper, 23 % for the commonest answer",

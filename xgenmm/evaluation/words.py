@@ -53,7 +53,7 @@ METRICS = {
     "caption_loss_true": Metric(
         name="Caption loss",
         meaning="Loss of the held-out caption in nats per token. Control: the same with another picture.",
-        skill="caption what is in the picture",
+        skill="use the picture when it captions",
         group="Captions",
         unit="nats",
         better="lower",

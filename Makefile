@@ -1,0 +1,49 @@
+# One word per job. Each works on a bare clone: what is missing is installed into .venv first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/pip install --disable-pip-version-check $(PIP_FLAGS) --constraint constraints.txt --editable
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /|/' | awk -F'|' '{printf "make %-17s %s\n", $$1, $$2}'
+
+quickstart: $(VENV)/installed  ## the main job: train in five stages on the starter data, measure, report, then chat
+	$(BIN)/xgenmm quickstart
+
+quickstart-fast: $(VENV)/installed  ## the same, shorter and cruder
+	$(BIN)/xgenmm quickstart --fast
+
+test: $(VENV)/installed-dev  ## the tests that take seconds
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+check: lint types imports all-tests  ## format, lint, types, layers, all tests: what CI runs
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/installed-dev
+	$(BIN)/pyrefly check
+
+imports: $(VENV)/installed-dev
+	$(BIN)/lint-imports
+
+all-tests: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not gpu"
+
+fix: $(VENV)/installed-dev  ## format, and mend what the linter can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(INSTALL) .
+	@touch $@
+
+$(VENV)/installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(INSTALL) '.[dev]'
+	@touch $(VENV)/installed $@
+
+.PHONY: help quickstart quickstart-fast test check lint types imports all-tests fix
