@@ -147,7 +147,8 @@ def test_preferences_supervise_only_the_answers(processor: XGenMMProcessor):
     assert targets(processor, rejected) == "Yes<|im_end|>"
     length = len(processor.prompt(prompt).input_ids)
     assert torch.equal(chosen.input_ids[:length], rejected.input_ids[:length])
-    assert torch.equal(chosen.pixel_values, rejected.pixel_values)
+    assert chosen.pixel_values is rejected.pixel_values  # opened once
+    assert chosen.pixel_values.shape == (1, 3, 8, 8)
 
 
 def test_prompts_end_with_the_assistants_opening(processor: XGenMMProcessor):

@@ -74,6 +74,8 @@ def test_padding_is_black_and_the_image_stands_in_the_middle():
     canvas = resize_and_pad(Image.new("RGB", (10, 5), "white"), Grid(2, 1), tile=10)
     rows = np.asarray(canvas)[:, 0, 0].tolist()
     assert rows == [0] * 7 + [255] * 5 + [0] * 8  # (20 - 5) // 2 above
+    canvas = resize_and_pad(Image.new("RGB", (5, 10), "white"), Grid(1, 2), tile=10)
+    assert np.asarray(canvas)[0, :, 0].tolist() == rows
 
 
 def test_fixed_resolution_squashes_to_one_tile():

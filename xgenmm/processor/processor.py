@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
@@ -139,16 +140,15 @@ class XGenMMProcessor(ProcessorMixin):
         Raises:
             ImageError, PromptTooLong: As `example`.
         """
-        first = len(sample.prompt.turns)
-        chosen, rejected = (
-            dataclasses.replace(sample.prompt, turns=(*sample.prompt.turns, Turn(role="assistant", parts=(answer,))))
-            for answer in (sample.chosen, sample.rejected)
-        )
-        render = (
-            render_conversation(self._chat, c, self.config.system, supervised_from=first) for c in (chosen, rejected)
-        )
-        preferred, other = (self._build(sample.id, segments) for segments in render)
-        return preferred, other
+        turns = sample.prompt.turns
+        views = self._view([open_image(part) for turn in turns for part in turn.parts if isinstance(part, Picture)])
+
+        def answered(answer: str) -> Example:
+            whole = Conversation(id=sample.id, turns=(*turns, Turn(role="assistant", parts=(answer,))))
+            segments = render_conversation(self._chat, whole, self.config.system, supervised_from=len(turns))
+            return self._write(sample.id, segments, views)
+
+        return answered(sample.chosen), answered(sample.rejected)
 
     def prompt(self, sample: Document | Conversation) -> Example:
         """What a model continues: a conversation up to the assistant's next word, or a document without its end.
@@ -255,44 +255,50 @@ class XGenMMProcessor(ProcessorMixin):
         return cls(tokenizer, decode(ProcessorConfig, settings, where="processor_config.json"))
 
     def _build(self, sample_id: str, segments: Sequence[Segment]) -> Example:
-        images = [open_image(part) for part in segments if isinstance(part, Picture)]
-        tiles, layouts = self._tile(images)
-        ids, supervised = self._encoder(segments, self._vision_tokens(tiles))
+        views = self._view([open_image(part) for part in segments if isinstance(part, Picture)])
+        return self._write(sample_id, segments, views)
+
+    def _write(self, sample_id: str, segments: Sequence[Segment], views: "_Views") -> Example:
+        ids, supervised = self._encoder(segments, views.tokens)
         self._check_length(sample_id, ids)
-        return _example(sample_id, ids, supervised, self._pixels(tiles), layouts)
+        return _example(sample_id, ids, supervised, views.pixels, views.layouts)
 
     def _from_ids(self, name: str, row: Sequence[int], images: Sequence[Image.Image]) -> Example:
         """An unsupervised example of ids that hold one `<image>` (and maybe fillers behind it) for each picture."""
-        tiles, layouts = self._tile(images)
-        ids = _spread_placeholders(
-            name, row, self._vision_tokens(tiles), self.image_token_id, self._encoder.id(IMAGE_PLACEHOLDER)
-        )
+        views = self._view(images)
+        ids = _spread_placeholders(name, row, views.tokens, self.image_token_id, self._encoder.id(IMAGE_PLACEHOLDER))
         self._check_length(name, ids)
-        return _example(name, ids, [False] * len(ids), self._pixels(tiles), layouts)
+        return _example(name, ids, [False] * len(ids), views.pixels, views.layouts)
 
-    def _tile(self, images: Sequence[Image.Image]) -> tuple[list[list[Image.Image]], Int[Tensor, "N 4"]]:
-        tiles, rows = [], []
+    def _view(self, images: Sequence[Image.Image]) -> "_Views":
+        tiles: list[Image.Image] = []
+        tokens: list[int] = []
+        layouts: list[tuple[int, int, int, int]] = []
         for image in images:
             of_image, grid = tile_image(image, self.config.tile, self._grids)
-            tiles.append(of_image)
-            rows.append((grid.rows, grid.cols, image.height, image.width))
-        return tiles, torch.tensor(rows, dtype=torch.int64).reshape(-1, 4)
-
-    def _vision_tokens(self, tiles: Sequence[Sequence[Image.Image]]) -> list[int]:
-        return [len(of_image) * self.config.tokens_per_tile for of_image in tiles]
-
-    def _pixels(self, tiles: Sequence[Sequence[Image.Image]]) -> Float[Tensor, "T 3 S S"]:
-        side = self.config.tile
-        flat = [tile for of_image in tiles for tile in of_image]
-        pixels = np.empty((len(flat), 3, side, side), dtype=np.float32)
-        for channels_first, tile in zip(pixels, flat, strict=True):
+            tiles += of_image
+            tokens.append(len(of_image) * self.config.tokens_per_tile)
+            layouts.append((grid.rows, grid.cols, image.height, image.width))
+        pixels = np.empty((len(tiles), 3, self.config.tile, self.config.tile), dtype=np.float32)
+        for channels_first, tile in zip(pixels, tiles, strict=True):
             normalised = np.asarray(tile) * self._scale + self._shift
-            channels_first[...] = normalised.transpose(2, 0, 1)
-        return torch.from_numpy(pixels)
+            channels_first[...] = rearrange(normalised, "h w c -> c h w")
+        layout_rows = torch.tensor(layouts, dtype=torch.int64).reshape(-1, 4)
+        return _Views(tokens=tokens, pixels=torch.from_numpy(pixels), layouts=layout_rows)
 
     def _check_length(self, name: str, ids: Sequence[int]) -> None:
         if len(ids) > self.config.max_tokens:
             raise PromptTooLong(name, len(ids), list(ids).count(self.image_token_id), self.config.max_tokens)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Views:
+    """What a model sees of the pictures of one sample."""
+
+    tokens: list[int]
+    """Vision tokens of each picture."""
+    pixels: Float[Tensor, "T 3 S S"]
+    layouts: Int[Tensor, "N 4"]
 
 
 def _example(
