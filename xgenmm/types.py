@@ -88,6 +88,9 @@ class Example:
     """Normalised tiles of all images, base tile first, then row by row."""
     image_layouts: Int[Tensor, "N 4"]
     """Per image: rows and columns of its grid (0, 0: base tile only), and height and width of the original in pixels."""
+    branches: Int[Tensor, " L"] | None = None
+    """For a row that holds several continuations of one beginning (`processor.branching`): 0 in the shared trunk, and
+    1, 2, ... in the branches, which see the trunk and themselves. None: plain text from left to right."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,3 +105,5 @@ class Batch:
     """1 at tokens, 0 at padding."""
     pixel_values: Float[Tensor, "T 3 S S"]
     image_layouts: Int[Tensor, "N 4"]
+    branches: Int[Tensor, "B L"] | None = None
+    """See `Example`; None where no row has branches. Padding belongs to the trunk and is masked."""

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from einops import rearrange
@@ -28,6 +28,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import ModelOutput
 
+from xgenmm.model.branching import branch_mask, branch_positions
 from xgenmm.model.configuration import XGenMMConfig
 from xgenmm.model.feature_cache import FeatureCache
 from xgenmm.model.language import LoraConfig, add_lora, lora_layers, lora_off, target_logps
@@ -149,6 +150,7 @@ class XGenMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         inputs_embeds: Float[Tensor, "B L D"] | None = None,
         logits_to_keep: int | Int[Tensor, " kept"] = 0,
         use_cache: bool | None = None,
+        branches: Int[Tensor, "B L"] | None = None,
         **kwargs: Any,
     ) -> XGenMMOutput:
         """One pass.
@@ -165,6 +167,7 @@ class XGenMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             inputs_embeds: What `embed` gave, instead of `input_ids` and images.
             logits_to_keep: Without targets: how many last positions get logits (0: all), or which.
             use_cache: Whether to return keys and values.
+            branches: `Batch.branches`: rows that hold several continuations of one beginning. Needs `attention_mask`.
             kwargs: Passed to the language model.
 
         Raises:
@@ -175,6 +178,9 @@ class XGenMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             raise ValueError("forward takes either input_ids or inputs_embeds, and got both or neither")
         if input_ids is not None:
             inputs_embeds = self.embed(input_ids, pixel_values, image_layouts)
+        if branches is not None:
+            position_ids = branch_positions(branches)
+            attention_mask = branch_mask(branches, attention_mask, inputs_embeds.dtype)
         inputs: dict[str, Any] = {
             "inputs_embeds": inputs_embeds,
             "attention_mask": attention_mask,
@@ -237,7 +243,7 @@ class XGenMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             table[part] = PartCount(trainable=trainable, frozen=sum(p.numel() for p in parameters) - trainable)
         return table
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> "XGenMMForConditionalGeneration":
         """Training mode, but for a frozen vision encoder: its features are those of inference."""
         super().train(mode)
         self.vision_encoder.train(mode and not is_frozen(self.vision_encoder))

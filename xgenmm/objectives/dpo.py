@@ -7,12 +7,12 @@ published.
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
 from xgenmm.objectives.objective import Model, Objective, ObjectiveOutput, row_sums, target_logps
-from xgenmm.types import Batch
+from xgenmm.types import IGNORE_INDEX, Batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,25 +45,24 @@ class Dpo:
 
         Args:
             model: The policy.
-            batch: Rows alternate: the preferred answer, then the other one, of the same prompt.
+            batch: Either rows alternate, the preferred answer and then the other one of the same prompt; or each row is a
+                pair, with the preferred answer as its first branch and the other one as its second.
 
         Raises:
-            ValueError: The number of rows is odd.
+            ValueError: The batch holds no whole pairs.
         """
-        num_rows = len(batch.input_ids)
-        if num_rows % 2:
-            raise ValueError(f"{num_rows} rows make no pairs: rows of a preference batch alternate chosen, rejected")
-        logps, rows = target_logps(model, batch)
+        answers, num_answers = answers_of(batch)
+        logps, _ = target_logps(model, batch)
         with torch.no_grad():
             reference_logps, _ = target_logps(self.reference, batch)
-        policy, reference = row_sums(logps, rows, num_rows), row_sums(reference_logps, rows, num_rows)
+        policy, reference = row_sums(logps, answers, num_answers), row_sums(reference_logps, answers, num_answers)
         pairs = {
             "chosen": policy[0::2],
             "rejected": policy[1::2],
             "reference_chosen": reference[0::2],
             "reference_rejected": reference[1::2],
         }
-        chosen_tokens = row_sums(torch.ones_like(logps), rows, num_rows)[0::2].clamp(min=1)
+        chosen_tokens = row_sums(torch.ones_like(logps), answers, num_answers)[0::2].clamp(min=1)
         chosen_nll = -pairs["chosen"] / chosen_tokens
         loss = dpo_loss(self.config, **pairs) + self.config.nll_weight * chosen_nll
         margin = reward_margin(self.config, **pairs).detach()
@@ -73,14 +72,32 @@ class Dpo:
             "chosen_reward": self.config.beta * (pairs["chosen"] - pairs["reference_chosen"]).sum().item(),
             "chosen_nll": chosen_nll.sum().item(),
         }
-        in_chosen = torch.arange(num_rows, device=loss.device) % 2 == 0  # a pair counts where its preferred answer is
+        num_pairs, num_rows = num_answers // 2, len(batch.input_ids)
+        row_of_pair = torch.arange(0, num_rows, num_rows // num_pairs, device=loss.device)  # the preferred answer's row
         return ObjectiveOutput(
             loss=loss.sum(),
-            count=num_rows // 2,
+            count=num_pairs,
             figures=figures,
-            row_losses=torch.zeros_like(policy).masked_scatter(in_chosen, loss.detach()),
-            row_counts=in_chosen.long(),
+            row_losses=row_sums(loss.detach(), row_of_pair, num_rows),
+            row_counts=torch.zeros(num_rows, dtype=torch.long, device=loss.device).index_fill(0, row_of_pair, 1),
         )
+
+
+def answers_of(batch: Batch) -> tuple[Int[Tensor, " M"], int]:
+    """To which answer each supervised target belongs, and the number of answers: 2i is pair i's preferred one."""
+    rows, columns = (batch.labels != IGNORE_INDEX).nonzero(as_tuple=True)
+    num_rows = len(batch.input_ids)
+    if batch.branches is None:
+        if num_rows % 2:
+            raise ValueError(f"{num_rows} rows make no pairs: rows of a preference batch alternate chosen, rejected")
+        return rows, num_rows
+    branches = batch.branches[rows, columns]
+    if not bool(((branches == 1) | (branches == 2)).all()):
+        found = sorted(set(branches.tolist()))
+        raise ValueError(
+            f"supervised answers in branches {found}: a row of pairs has the chosen in 1, the rejected in 2"
+        )
+    return 2 * rows + branches - 1, 2 * num_rows
 
 
 def reward_margin(

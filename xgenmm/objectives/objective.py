@@ -65,6 +65,7 @@ def target_logps(model: Callable[..., Logps], batch: Batch) -> tuple[Float[Tenso
         pixel_values=batch.pixel_values,
         image_layouts=batch.image_layouts,
         targets=batch.labels,
+        branches=batch.branches,
     )
     assert output.logps is not None
     assert output.rows is not None

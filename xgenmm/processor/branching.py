@@ -1,15 +1,13 @@
 """Several examples with one beginning -> one row: the shared trunk once, then a branch for what is each one's own.
 
 Ten captions ranked for a picture, two answers of a preference pair, four questions about one drawing: they all repeat
-the picture and the words before it. In one row the model reads those once; every branch sees the trunk and itself, and its
-positions go on where the trunk ends, so each token gets the very hidden state that it would get in a row of its own.
+the picture and the words before it. In one row the model reads those once. Every branch sees the trunk and itself, and
+its positions go on where the trunk ends, so each token gets the hidden state that it would get in a row of its own.
 """
 
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
 
 from xgenmm.types import Example
 
@@ -17,8 +15,8 @@ from xgenmm.types import Example
 def branch(examples: Sequence[Example], placeholder: int) -> Example | None:
     """Join examples that begin alike.
 
-    A position is shared only if its token and its label agree in all examples: at a fork with supervised words behind it,
-    the last common token is repeated in every branch, because it has another target in each.
+    A position is shared only if its token and its label agree in all examples: at a fork with supervised words behind
+    it, the last common token is repeated in every branch, because it has another target in each.
 
     Args:
         examples: At least one, all of the same pictures.
@@ -58,18 +56,3 @@ def _agreement(one: Example, other: Example) -> int:
 
 def _same_pictures(one: Example, other: Example) -> bool:
     return torch.equal(one.image_layouts, other.image_layouts) and torch.equal(one.pixel_values, other.pixel_values)
-
-
-def positions(branches: Int[Tensor, "B L"]) -> Int[Tensor, "B L"]:
-    """Position of every token: branches count on from the end of the trunk.
-
-    >>> positions(torch.tensor([[0, 0, 1, 1, 1, 2, 2]])).tolist()
-    [[0, 1, 2, 3, 4, 2, 3]]
-    """
-    length = branches.shape[1]
-    index = torch.arange(length).expand_as(branches)
-    starts = torch.ones_like(branches, dtype=torch.bool)
-    starts[:, 1:] = branches[:, 1:] != branches[:, :-1]
-    start = torch.where(starts, index, 0).cummax(dim=1).values
-    trunk = ((branches == 0) & (start == 0)).sum(dim=1, keepdim=True)
-    return torch.where(branches == 0, index, index - start + trunk)

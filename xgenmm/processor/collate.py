@@ -26,12 +26,16 @@ def collate(
     input_ids = torch.full((len(examples), length), pad_id)
     labels = torch.full((len(examples), length), IGNORE_INDEX)
     attention_mask = torch.zeros((len(examples), length), dtype=torch.int64)
+    branched = any(example.branches is not None for example in examples)
+    branches = torch.zeros_like(input_ids) if branched else None
     for row, example in enumerate(examples):
         tokens = len(example.input_ids)
         place = slice(0, tokens) if side == "right" else slice(length - tokens, length)
         input_ids[row, place] = example.input_ids
         labels[row, place] = example.labels
         attention_mask[row, place] = 1
+        if branches is not None and example.branches is not None:
+            branches[row, place] = example.branches
     return Batch(
         ids=tuple(example.id for example in examples),
         input_ids=input_ids,
@@ -39,4 +43,5 @@ def collate(
         attention_mask=attention_mask,
         pixel_values=torch.cat([example.pixel_values for example in examples]),
         image_layouts=torch.cat([example.image_layouts for example in examples]),
+        branches=branches,
     )
