@@ -67,7 +67,7 @@ class Dpo:
         loss = dpo_loss(self.config, **pairs) + self.config.nll_weight * chosen_nll
         margin = reward_margin(self.config, **pairs).detach()
         figures = {
-            "reward_accuracy": (margin > 0).sum().item(),
+            "reward_accuracy": (margin > 0).float().sum().item(),
             "reward_margin": margin.sum().item(),
             "chosen_reward": self.config.beta * (pairs["chosen"] - pairs["reference_chosen"]).sum().item(),
             "chosen_nll": chosen_nll.sum().item(),
