@@ -3,18 +3,33 @@
 Sizes are chosen so that no two of them agree by accident (4 patches, 3 latents, widths 24 and 32).
 """
 
+from dataclasses import asdict
+from pathlib import Path
+
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
-from transformers import LlamaConfig, Phi3Config, PretrainedConfig, PreTrainedTokenizerFast, SiglipVisionConfig
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    Phi3Config,
+    PretrainedConfig,
+    PreTrainedTokenizerFast,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
 
 from xgenmm.model.configuration import XGenMMConfig
+from xgenmm.model.resampler import ResamplerConfig
 from xgenmm.model.vlm import XGenMMForConditionalGeneration
+from xgenmm.model.weights import ModelConfig
+from xgenmm.processor.processor import ProcessorConfig, XGenMMProcessor
 from xgenmm.types import IGNORE_INDEX, Batch
 
 TILE = 28
 """Side of a toy tile in pixels: 2 x 2 patches of 14."""
 LATENTS = 3
+TOY_RESAMPLER = ResamplerConfig(latents=LATENTS, depth=2, heads=2, head_dim=8, ff_mult=2)
 VOCABULARY = 288
 """256 bytes, the special tokens of both chat formats and ours, and some spare rows as in Phi-3."""
 
@@ -88,7 +103,7 @@ def toy_config(family: str = "phi3", regroup: str = "tiles", image_token_id: int
     return XGenMMConfig(
         vision_config=toy_vision_config(),
         text_config=toy_text_config(family),
-        resampler={"latents": LATENTS, "depth": 2, "heads": 2, "head_dim": 8, "ff_mult": 2},
+        resampler=asdict(TOY_RESAMPLER),
         regroup=regroup,
         image_token_id=image_token_id,
     )
@@ -143,3 +158,31 @@ def make_batch(layouts: list[list[tuple[int, int, int, int]]], length: int = 40,
 def model_inputs(batch: Batch) -> dict[str, Tensor]:
     """The batch as arguments of the model's forward, without targets."""
     return {name: getattr(batch, name) for name in ("input_ids", "attention_mask", "pixel_values", "image_layouts")}
+
+
+def make_processor(
+    prompt: str = "phi3", grids: tuple[tuple[int, int], ...] = ((1, 2), (2, 1), (2, 2))
+) -> XGenMMProcessor:
+    """A processor that fits the toy model."""
+    settings = ProcessorConfig(
+        prompt=prompt,
+        tile=TILE,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        grids=grids,
+        tokens_per_tile=LATENTS,
+        max_tokens=1000,
+    )
+    return XGenMMProcessor(make_tokenizer(prompt), settings)
+
+
+def write_backbones(folder: Path, family: str = "phi3", prompt: str = "phi3") -> ModelConfig:
+    """Folders of a toy encoder and a toy language model with its tokenizer; the settings of a model made of them."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        vision = SiglipVisionModel(toy_vision_config())
+        language = AutoModelForCausalLM.from_config(toy_text_config(family))
+    vision.save_pretrained(folder / "vision")
+    language.save_pretrained(folder / "language")
+    make_tokenizer(prompt).save_pretrained(folder / "language")
+    return ModelConfig(vision=str(folder / "vision"), language=str(folder / "language"), resampler=TOY_RESAMPLER)

@@ -65,19 +65,14 @@ class FeatureCache:
         missing = {name: i for i, name in enumerate(names) if name not in self.new and name not in self.files}
         self.misses += len(missing)
         self.hits += len(names) - len(missing)
-        if missing:
-            # Without autocast: what is stored must not depend on who was the first to ask.
-            with torch.no_grad(), torch.autocast(tiles.device.type, enabled=False):
-                fresh = encode(self.encoder, tiles[list(missing.values())]).to("cpu", STORAGE)
-            if not fresh.isfinite().all():
-                raise ValueError(
-                    f"{type(self.encoder).__name__} gives features too large for {STORAGE}: use no feature cache"
-                )
-            self.new.update(zip(missing, fresh.unbind(), strict=True))
-        stacked = torch.stack([self._read(name) for name in names])
+        # Without autocast: what is stored must not depend on who was the first to ask.
+        with torch.no_grad(), torch.autocast(tiles.device.type, enabled=False):
+            if missing:
+                self.new.update(zip(missing, self._encode(tiles[list(missing.values())]).unbind(), strict=True))
+            stacked = torch.stack([self._read(name) for name in names]).to(tiles.device, self.encoder.dtype)
         if len(self.new) >= TILES_PER_FILE:
             self.flush()
-        return stacked.to(tiles.device, self.encoder.dtype)
+        return stacked
 
     def flush(self) -> None:
         """Write what is new to disk, whole or not at all."""
@@ -93,6 +88,13 @@ class FeatureCache:
             partial.unlink(missing_ok=True)
         self._index(path)
         self.new.clear()
+
+    def _encode(self, tiles: Float[Tensor, "T 3 S S"]) -> Float[Tensor, "T P D"]:
+        features = encode(self.encoder, tiles).to("cpu", STORAGE)
+        if not features.isfinite().all():
+            name = type(self.encoder).__name__
+            raise ValueError(f"{name} gives features too large for {STORAGE}: use no feature cache")
+        return features
 
     def _index(self, path: Path) -> None:
         file = safe_open(path, framework="pt")

@@ -127,7 +127,7 @@ def assemble(config: ModelConfig, processor: Processor) -> XGenMMForConditionalG
         )
     with _without_progress_bars():
         encoder = _backbone(encoder_entry(encoder_config).model, config.vision, config=encoder_config)
-        language = _backbone(AutoModelForCausalLM, config.language, attn_implementation=config.attention)
+        language = _backbone(AutoModelForCausalLM, config.language)
     _add_new_tokens(language, config.language, processor.tokenizer)
     whole = XGenMMConfig(
         vision_config=encoder.config,
@@ -139,6 +139,7 @@ def assemble(config: ModelConfig, processor: Processor) -> XGenMMForConditionalG
     with torch.device("meta"):
         model = XGenMMForConditionalGeneration(whole)
     model.vision_encoder, model.language_model = encoder, language
+    language.set_attn_implementation(config.attention)
     model.vision_tokenizer.to_empty(device="cpu")
     for module in model.vision_tokenizer.modules():
         model._init_weights(module)
