@@ -20,15 +20,19 @@ MARKER = "<image>"
 """Where a picture stands in the text of a data set. In our samples pictures are parts, and no text means a picture."""
 
 
-def caption_pairs(row: Row, rng: random.Random, *, prefix: str = "") -> Document:
+def caption_pairs(
+    row: Row, rng: random.Random, *, prefix: str = "", every: bool = False
+) -> Sample | tuple[Sample, ...]:
     """A picture with its caption: img2dataset shards (`{key}.jpg`, `.txt`, `.json`) or a folder of such files.
 
-    A list `captions` in the JSON goes before the text file; one of them is drawn, anew in every epoch.
+    A list `captions` in the JSON goes before the text file.
 
     Args:
         row: A tar's or a folder's row.
         rng: Draws the caption; seeded by run, epoch and row.
         prefix: Text between the picture and the caption.
+        every: Give all captions of the list, each as a document of its own, instead of one that is drawn anew in every
+            epoch. They share a row, in which the picture stands once (`processor.branching`).
 
     Raises:
         BadSample: No picture, no caption, or a caption of white space.
@@ -38,12 +42,16 @@ def caption_pairs(row: Row, rng: random.Random, *, prefix: str = "") -> Document
     if captions is not None:
         if not captions or not all(isinstance(caption, str) for caption in captions):
             raise BadSample("schema_wrong_type", '"captions" must be a list of texts')
-        caption = rng.choice(captions)
+        captions = captions if every else [rng.choice(captions)]
     elif "txt" in row.fields:
-        caption = _text_member(row, "txt")
+        captions = [_text_member(row, "txt")]
     else:
         raise BadSample("sample_incomplete", 'neither a ".txt" member nor "captions" in a ".json" one')
-    return Document(id=row.id, parts=(_picture_member(row), prefix + _not_blank(caption, "caption").strip()))
+    picture = _picture_member(row)
+    documents = (
+        Document(id=row.id, parts=(picture, prefix + _not_blank(caption, "caption").strip())) for caption in captions
+    )
+    return tuple(documents) if every else next(documents)
 
 
 def mint(row: Row, rng: random.Random, *, max_images: int = 30) -> Document:
@@ -86,7 +94,9 @@ def mint(row: Row, rng: random.Random, *, max_images: int = 30) -> Document:
     return Document(id=row.id, parts=tuple(parts))
 
 
-def llava(row: Row, rng: random.Random, *, max_images: int = 12) -> Conversation:
+def llava(
+    row: Row, rng: random.Random, *, max_images: int = 12, independent: bool = False
+) -> Conversation | tuple[Conversation, ...]:
     """A conversation in LLaVA's JSON: `image` (a name, a list of names, none), `conversations` of `from` and `value`.
 
     Pictures stand where `<image>` stands in the text. One picture that nobody marks comes first, as in the reference's
@@ -96,6 +106,8 @@ def llava(row: Row, rng: random.Random, *, max_images: int = 12) -> Conversation
         row: A JSON row.
         rng: Not used.
         max_images: A conversation with more is left out.
+        independent: Every question with its answer becomes a conversation of its own, which begins with the pictures:
+            for questions that do not build on each other. They share a row (`processor.branching`).
 
     Raises:
         BadSample: Fields are missing or of another type, marks and pictures differ in number, roles do not take turns.
@@ -111,7 +123,8 @@ def llava(row: Row, rng: random.Random, *, max_images: int = 12) -> Conversation
         raise BadSample("role_order", f"after an optional system message, user and assistant take turns, not {roles}")
     texts = [_not_blank(text, f"message of the {role}") for role, text in messages]
     first_user = roles.index("user")
-    return _conversation(row.id, list(zip(roles, texts, strict=True)), pictures, first_user)
+    conversation = _conversation(row.id, list(zip(roles, texts, strict=True)), pictures, first_user)
+    return _questions_apart(conversation) if independent else conversation
 
 
 def preference(row: Row, rng: random.Random) -> Preference:
@@ -163,9 +176,9 @@ def vlguard(row: Row, rng: random.Random) -> Conversation:
     return _conversation(row.id, [message for one in rounds for message in one], pictures, 0)
 
 
-Adapter = Callable[[Row, random.Random], Sample]
+Adapter = Callable[[Row, random.Random], Sample | tuple[Sample, ...]]
 
-ADAPTERS: dict[str, Callable[..., Sample]] = {
+ADAPTERS: dict[str, Callable[..., Sample | tuple[Sample, ...]]] = {
     "caption_pairs": caption_pairs,
     "mint": mint,
     "llava": llava,
@@ -220,6 +233,23 @@ def _conversation(
             raise BadSample("placeholder_mismatch", f"{MARKER} in an answer")
         turns.append(Turn(role=role, parts=tuple(_split_marks(text, remaining))))
     return Conversation(id=sample_id, turns=tuple(turns))
+
+
+def _questions_apart(conversation: Conversation) -> tuple[Conversation, ...]:
+    """Each question with its answer, behind what the first message has up to its last picture."""
+    turns = conversation.turns
+    system = turns[:1] if turns[0].role == "system" else ()
+    rounds = turns[len(system) :]
+    first = rounds[0].parts
+    pictures = [place for place, part in enumerate(first) if isinstance(part, Picture)]
+    shared = first[: pictures[-1] + 1] if pictures else ()
+    own = first[len(shared) :]
+    apart = "\n" if shared and own and str(own[0]).startswith("\n") else ""
+    questions = [own, *((apart + str(turn.parts[0]), *turn.parts[1:]) for turn in rounds[2::2])]
+    return tuple(
+        Conversation(id=conversation.id, turns=(*system, Turn(role="user", parts=(*shared, *question)), answer))
+        for question, answer in zip(questions, rounds[1::2], strict=True)
+    )
 
 
 def _split_marks(text: str, pictures: Iterator[Picture]) -> Iterator[Part]:

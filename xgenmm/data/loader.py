@@ -7,7 +7,7 @@ without a memory of what it read before.
 import hashlib
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,10 +20,11 @@ from xgenmm.data.adapters import ADAPTERS
 from xgenmm.data.quarantine import BadSample, DataError, Fault
 from xgenmm.data.readers import open_reader
 from xgenmm.data.report import Tally, count_reasons
+from xgenmm.processor.branching import branch
 from xgenmm.processor.collate import collate
 from xgenmm.processor.images import ImageError
 from xgenmm.processor.processor import PromptTooLong, XGenMMProcessor
-from xgenmm.types import IGNORE_INDEX, Batch, Example, Preference
+from xgenmm.types import IGNORE_INDEX, Batch, Example, Preference, Sample
 
 CHECKED_SAMPLES = 64
 """How many samples of a source may fail before step 1 until the source counts as broken."""
@@ -88,7 +89,7 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class _Usable:
-    """The rows of a batch that one sample gives: one, or two for a preference."""
+    """The rows of a batch that one raw row gives: one, or several where its samples do not share their pictures."""
 
     source: str
     examples: tuple[Example, ...]
@@ -171,8 +172,10 @@ class Loader:
                     f"first: {faults[0].id}: {faults[0].detail}"
                 )
 
-    def steps(self, start: int, stop: int) -> Iterator[Step]:
+    def steps(self, start: int, stop: int) -> Generator[Step, None, None]:
         """The steps from `start` to before `stop`, decoded ahead by one window. Close the iterator to stop early."""
+        if start >= stop:
+            return
         window = self.batch.window
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode") as pool:
             pending = pool.submit(self._window, start // window)
@@ -242,16 +245,16 @@ class Loader:
         row_id = source.reader.row_id(index)
         try:
             rng = random.Random(keyed(self.seed, "choice", source.name, index, epoch))
-            sample = source.adapter(source.reader.read(index), rng)
-            if isinstance(sample, Preference) != self.pairs:
-                wanted, found = ("preferences", "plain samples") if self.pairs else ("plain samples", "preferences")
-                raise ConfigError(f'data set "{source.name}" gives {found}, but the objective wants {wanted}')
-            if isinstance(sample, Preference):
-                examples = self.processor.pair(sample)
-            else:
-                examples = (self.processor.example(sample),)
+            found = source.adapter(source.reader.read(index), rng)
+            samples = found if isinstance(found, tuple) else (found,)
+            if any(isinstance(sample, Preference) != self.pairs for sample in samples):
+                wanted, given = ("preferences", "plain samples") if self.pairs else ("plain samples", "preferences")
+                raise ConfigError(f'data set "{source.name}" gives {given}, but the objective wants {wanted}')
+            examples = tuple(example for sample in samples for example in self._examples(sample))
             if not all((example.labels != IGNORE_INDEX).any() for example in examples):
                 raise BadSample("no_target_tokens", "no token of it is supervised")
+            if len(examples) > 1 and (joined := branch(examples, self.processor.image_token_id)):
+                examples = (joined,)
         except BadSample as error:
             return Fault(source=source.name, id=row_id, reason=error.reason, detail=error.detail)
         except ImageError as error:
@@ -259,6 +262,9 @@ class Loader:
         except PromptTooLong as error:
             return Fault(source=source.name, id=row_id, reason="text_too_long", detail=str(error))
         return _Usable(source=source.name, examples=examples)
+
+    def _examples(self, sample: Sample) -> tuple[Example, ...]:
+        return self.processor.pair(sample) if isinstance(sample, Preference) else (self.processor.example(sample),)
 
 
 class _Source:

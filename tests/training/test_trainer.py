@@ -1,0 +1,270 @@
+"""The loop: however a step is cut and wherever a run is stopped, the same weights and the same records come out."""
+
+import json
+import os
+import signal
+
+import pytest
+import torch
+
+from xgenmm.data.quarantine import DataError, read_lines
+from xgenmm.training import checkpoint
+from xgenmm.training.checkpoint import CheckpointError, latest_checkpoint
+from xgenmm.training.trainer import Stopped, TrainingError
+
+
+def weights(trainer):
+    return {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def metrics(folder):
+    """All records but for what is allowed to differ."""
+    return [
+        {key: value for key, value in line.items() if key != "speed"} for line in read_lines(folder / "metrics.jsonl")
+    ]
+
+
+def gradients(trainer, step=0):
+    sums = trainer.accumulate(next(iter(trainer.loader.steps(step, step + 1))))
+    return sums, {n: p.grad / sums.count for n, p in trainer.model.named_parameters() if p.grad is not None}
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing gets to clean up after it but what Python does by itself."""
+
+
+def killed_after(step):
+    def after_step(trainer):
+        if trainer.progress.step == step:
+            raise Killed
+
+    return after_step
+
+
+def test_the_same_recipe_twice_gives_the_same_bits(make_trainer, tmp_path):
+    one, other = make_trainer(tmp_path / "one"), make_trainer(tmp_path / "other")
+    one.run()
+    other.run()
+    assert same(weights(one), weights(other))
+    assert metrics(tmp_path / "one") == metrics(tmp_path / "other")
+    third = make_trainer(tmp_path / "third", seed=1)
+    third.run()
+    assert not same(weights(one), weights(third))
+
+
+def test_it_learns(make_trainer, tmp_path):
+    make_trainer(tmp_path, steps=40, size=8).run()
+    losses = [line["loss"] for line in metrics(tmp_path)]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+@pytest.mark.parametrize("objective", ["next_token", "dpo"])
+def test_micro_batches_change_nothing(make_trainer, tmp_path, objective):
+    whole, whole_gradients = gradients(make_trainer(tmp_path / "8", size=8, objective=objective))
+    for micro in (4, 3, 1):
+        cut, cut_gradients = gradients(make_trainer(tmp_path / str(micro), size=8, micro=micro, objective=objective))
+        assert cut.count == whole.count
+        assert cut.loss == pytest.approx(whole.loss, rel=1e-6)
+        assert cut.source_losses["toy"] == pytest.approx(whole.source_losses["toy"], rel=1e-6)
+        norm = torch.stack([g.norm() for g in whole_gradients.values()]).norm()
+        difference = torch.stack([(cut_gradients[n] - g).norm() for n, g in whole_gradients.items()]).norm()
+        assert difference / norm < 1e-6
+
+
+def test_the_loss_is_the_mean_over_supervised_tokens(make_trainer, tmp_path):
+    """By the model's own mean over one batch of all rows, where short rows weigh less than long ones."""
+    trainer = make_trainer(tmp_path, size=8, micro=3)
+    sums, _ = gradients(trainer)
+    whole = next(iter(make_trainer(tmp_path, size=8).loader.steps(0, 1))).batches[0]
+    with torch.no_grad():
+        output = trainer.model(
+            input_ids=whole.input_ids,
+            attention_mask=whole.attention_mask,
+            pixel_values=whole.pixel_values,
+            image_layouts=whole.image_layouts,
+            targets=whole.labels,
+        )
+    assert sums.loss / sums.count == pytest.approx(output.loss.item(), rel=1e-6)
+
+
+@pytest.fixture(scope="module", params=[1, 3])
+def straight(request, make_trainer, tmp_path_factory):
+    """A run without interruption, and the length of its data windows."""
+    trainer = make_trainer(tmp_path_factory.mktemp("straight"), window=request.param)
+    trainer.run()
+    return trainer, request.param
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3, 5])
+def test_resume_is_no_interruption(make_trainer, tmp_path, straight, stop):
+    whole, window = straight
+    with pytest.raises(Killed):
+        make_trainer(tmp_path, window=window, after_step=killed_after(stop)).run()
+    resumed = make_trainer(tmp_path, window=window)
+    resumed.run()
+    assert same(weights(whole), weights(resumed))
+    assert metrics(tmp_path) == metrics(whole.folder)
+    one, other = (json.loads((folder / "data_report.json").read_text()) for folder in (tmp_path, whole.folder))
+    assert one == other
+
+
+@pytest.mark.parametrize("objective", ["next_token", "dpo"])
+def test_resume_is_no_interruption_with_lora_and_dropout(make_trainer, make_model, tmp_path, objective):
+    from xgenmm.model.language import LoraConfig
+
+    def model():
+        model = make_model()
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            lora = LoraConfig(rank=2, alpha=4, dropout=0.2 if objective == "next_token" else 0.0)
+            model.set_trainable(vision=False, resampler=objective == "next_token", language="lora", lora=lora)
+        return model
+
+    straight = make_trainer(tmp_path / "straight", model=model(), objective=objective)
+    straight.run()
+    with pytest.raises(Killed):
+        make_trainer(tmp_path / "killed", model=model(), objective=objective, after_step=killed_after(3)).run()
+    resumed = make_trainer(tmp_path / "killed", model=model(), objective=objective)
+    resumed.run()
+    assert same(weights(straight), weights(resumed))
+    assert metrics(tmp_path / "killed") == metrics(tmp_path / "straight")
+    assert not same(weights(straight), dict(model().named_parameters()))
+
+
+def test_frozen_parts_do_not_move(make_trainer, make_model, tmp_path):
+    before = {name: p.detach().clone() for name, p in make_model().named_parameters()}
+    trainer = make_trainer(tmp_path, model=make_model(language=False), steps=2)
+    trainer.run()
+    after = weights(trainer)
+    moved = {name.split(".")[0] for name in after if not torch.equal(before[name], after[name])}
+    assert moved == {"vision_tokenizer"}
+    assert list(read_lines(tmp_path / "metrics.jsonl")[0]["lr"]) == ["resampler"]
+
+
+@pytest.mark.parametrize("micro", [8, 2])
+def test_the_gradient_is_clipped_once_per_step(make_trainer, tmp_path, micro):
+    """With clip 0 almost nothing moves; the recorded norm is that before the clip, however the step is cut."""
+    trainer = make_trainer(tmp_path, steps=1, size=8, micro=micro, optim={"clip": 0.5})
+    step = next(iter(trainer.loader.steps(0, 1)))
+    norm = trainer.update(step, trainer.accumulate(step))
+    clipped = torch.stack([p.grad.norm() for p in trainer.parameters if p.grad is not None]).norm().item()
+    assert norm > 0.5
+    assert clipped == pytest.approx(0.5, rel=1e-4)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update(make_trainer, tmp_path):
+    def spoil(trainer):
+        if trainer.progress.step == 3:
+            with torch.no_grad():
+                trainer.model.vision_tokenizer.latents[0, 0] = float("nan")
+            trainer.spoiled = weights(trainer)
+
+    trainer = make_trainer(tmp_path, after_step=spoil)
+    with pytest.raises(TrainingError, match=r"step 3: loss nan .* were not changed"):
+        trainer.run()
+    after = weights(trainer)
+    assert all(torch.equal(after[n].nan_to_num(7), trainer.spoiled[n].nan_to_num(7)) for n in after)
+    report = json.loads((tmp_path / "non_finite.json").read_text())
+    assert report["step"] == 3
+    expected = next(iter(make_trainer(tmp_path).loader.steps(3, 4)))
+    assert report["micro_batches"][0]["ids"] == list(expected.batches[0].ids)
+    assert latest_checkpoint(tmp_path / "checkpoints").name == "step-2"
+    assert len(metrics(tmp_path)) == 3
+
+
+def test_a_gradient_that_is_not_finite_stops_as_well(make_trainer, tmp_path):
+    trainer = make_trainer(tmp_path)
+    trainer.model.vision_tokenizer.latents.register_hook(lambda gradient: gradient * float("inf"))
+    before = weights(trainer)
+    with pytest.raises(TrainingError, match=r"gradient norm (inf|nan)"):
+        trainer.run()
+    assert same(before, weights(trainer))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_at_the_end_of_the_step(make_trainer, tmp_path, number):
+    def ask(trainer):
+        if trainer.progress.step == 3:
+            os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    with pytest.raises(Stopped, match="stopped after 3 steps") as stopped:
+        make_trainer(tmp_path, after_step=ask).run()
+    assert stopped.value.signal_number == number
+    assert latest_checkpoint(tmp_path / "checkpoints").name == "step-3"
+    assert signal.getsignal(number) == before
+    straight = make_trainer(tmp_path / "straight")
+    straight.run()
+    resumed = make_trainer(tmp_path)
+    resumed.run()
+    assert same(weights(straight), weights(resumed))
+
+
+def test_the_second_signal_stops_at_once(make_trainer, tmp_path):
+    def ask(_):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer(tmp_path, after_step=ask).run()
+
+
+def test_a_full_disk_stops_with_the_last_good_checkpoint(make_trainer, tmp_path, monkeypatch):
+    def fill(trainer):
+        if trainer.progress.step == 3:
+
+            def full(*_):
+                raise OSError(28, "No space left on device")
+
+            monkeypatch.setattr(checkpoint, "save_file", full)
+
+    with pytest.raises(CheckpointError, match=r"step-4: .*No space left.*step-2"):
+        make_trainer(tmp_path, after_step=fill).run()
+    monkeypatch.undo()
+    straight, resumed = make_trainer(tmp_path / "straight"), make_trainer(tmp_path)
+    straight.run()
+    resumed.run()
+    assert same(weights(straight), weights(resumed))
+
+
+def test_bad_rows_are_written_down_and_make_the_step_smaller(make_trainer, tmp_path, toy_folder):
+    rows = json.loads((toy_folder / "instructions.json").read_text())[:8]
+    for row in rows:
+        row["image"] = str(row["image"])
+    rows[3]["image"] = "images/none.png"
+    path = toy_folder / "broken.json"
+    path.write_text(json.dumps(rows))
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        make_trainer(folder, path="broken.json", size=8, steps=3).run()
+        assert [line["samples"] for line in metrics(folder)] == [7, 7, 7]
+        (line,) = read_lines(folder / "quarantine.jsonl")
+        assert (line["step"], line["id"], line["reason"]) == (0, "toy/broken.json:3", "image_missing")
+        report = json.loads((folder / "data_report.json").read_text())["toy"]
+        assert (report["rows"], report["samples"], report["dropped"]) == (24, 21, {"image_missing": 3})
+    # a step whose only row is bad passes without an update
+    make_trainer(tmp_path / "three", path="broken.json", size=1, steps=8).run()
+    assert [line["loss"] is None for line in metrics(tmp_path / "three")].count(True) == 1
+    path.unlink()
+
+
+def test_too_many_bad_rows_stop_the_run(make_trainer, tmp_path, toy_folder):
+    rows = json.loads((toy_folder / "instructions.json").read_text())[:8]
+    rows[0]["image"] = rows[1]["image"] = "images/none.png"
+    (toy_folder / "bad.json").write_text(json.dumps(rows))
+    with pytest.raises(DataError, match=r"more than 5% .*\n  toy: \d+ of 2\d\d rows unusable \(\d+ image_missing\)"):
+        make_trainer(tmp_path, path="bad.json", size=32, steps=20).run()
+    (toy_folder / "bad.json").unlink()
+
+
+def test_the_objectives_figures_are_means(make_trainer, tmp_path):
+    make_trainer(tmp_path, objective="dpo", steps=2, size=4, micro=2).run()
+    first = metrics(tmp_path)[0]
+    # before the first update policy and reference agree: every margin is 0, every loss log 2
+    assert first["loss"] == pytest.approx(0.6931, abs=1e-3)
+    assert first["figures"]["reward_margin"] == pytest.approx(0.0, abs=1e-5)
+    assert first["targets"] == 4
+    assert first["source_loss"]["toy"] == pytest.approx(first["loss"])

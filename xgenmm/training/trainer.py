@@ -1,0 +1,330 @@
+"""The training loop. Knows no data set, no benchmark and no objective by name.
+
+What a step does is a function of (weights before it, settings, seed, step number) and of nothing else; so a run that
+was stopped anywhere and goes on from its newest checkpoint ends with the weights and records of one that was not.
+"""
+
+import dataclasses
+import json
+import logging
+import math
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xgenmm.config import decode, encode
+from xgenmm.data.loader import Loader, Step, keyed
+from xgenmm.data.quarantine import Quarantine
+from xgenmm.data.report import Tally, add_tallies, check_losses, data_report
+from xgenmm.model.vlm import PARTS, XGenMMForConditionalGeneration
+from xgenmm.objectives.objective import Objective, ObjectiveOutput
+from xgenmm.training.checkpoint import CheckpointConfig, latest_checkpoint, load_checkpoint, save_checkpoint
+from xgenmm.training.metrics import Journal, Speed, StepRecord, peak_memory_mb
+from xgenmm.training.optim import (
+    OptimConfig,
+    build_optimizer,
+    gradient_norm,
+    lr_share,
+    scale_gradients,
+    set_learning_rates,
+)
+from xgenmm.training.precision import Precision, autocast
+from xgenmm.types import Batch
+
+log = logging.getLogger(__name__)
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says what happened and what to do."""
+
+
+class Stopped(Exception):
+    """Somebody asked the run to stop; it saved a checkpoint first."""
+
+    def __init__(self, signal_number: int, step: int) -> None:
+        super().__init__(f"stopped after {step} steps and saved; the same command goes on from there")
+        self.signal_number = signal_number
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerConfig:
+    """What the loop itself must know."""
+
+    steps: int
+    seed: int
+    precision: Precision
+    optim: OptimConfig
+    checkpoint: CheckpointConfig
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """What is saved with a checkpoint beside weights and moments."""
+
+    step: int = 0
+    """Steps that are done."""
+    seconds: float = 0.0
+    """Time spent so far, over all interruptions."""
+    tallies: dict[str, Tally] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class Sums:
+    """What a step's micro-batches add up to."""
+
+    losses: list[float] = field(default_factory=list)
+    """Of each micro-batch."""
+    count: int = 0
+    """Supervised tokens, or pairs."""
+    figures: Counter[str] = field(default_factory=Counter)
+    source_losses: Counter[str] = field(default_factory=Counter)
+    source_counts: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def loss(self) -> float:
+        return sum(self.losses)
+
+    def add(self, output: ObjectiveOutput, sources: Sequence[str]) -> None:
+        """Add a micro-batch; `sources` are those of its rows."""
+        self.losses.append(output.loss.item())
+        self.count += output.count
+        self.figures.update(output.figures)
+        rows = zip(sources, output.row_losses.tolist(), output.row_counts.tolist(), strict=True)
+        for source, loss, count in rows:
+            self.source_losses[source] += loss
+            self.source_counts[source] += count
+
+
+class Trainer:
+    """Moves the weights of a model for a number of steps, in a folder of its own, where it can be resumed."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        model: XGenMMForConditionalGeneration,
+        objective: Objective,
+        loader: Loader,
+        config: TrainerConfig,
+        folder: Path,
+        after_step: Callable[["Trainer"], None] | None = None,
+    ) -> None:
+        """Put the parts together.
+
+        Args:
+            name: What logs call the run.
+            model: On its device, with `requires_grad` set on what trains.
+            objective: Built with this model before any checkpoint was loaded.
+            loader: The steps' data.
+            config: The rest.
+            folder: Gets metrics, quarantine, data report and checkpoints.
+            after_step: Called when a step is done and written down.
+        """
+        self.name = name
+        self.model = model
+        self.objective = objective
+        self.loader = loader
+        self.config = config
+        self.folder = folder
+        self.after_step = after_step
+        self.device = next(model.parameters()).device
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.optimizer = build_optimizer(config.optim, model, PARTS)
+        self.progress = Progress()
+
+    def run(self) -> Progress:
+        """Train to the last step, from the newest checkpoint if there is one.
+
+        Raises:
+            TrainingError: A loss or a gradient is not finite; the weights before that step are the last ones.
+            DataError: Too much of a data set is unusable.
+            CheckpointError: A checkpoint cannot be written or read.
+            Stopped: A signal asked for it; everything is saved.
+        """
+        self.resume()
+        self.model.train()
+        start, steps = self.progress.step, self.config.steps
+        quarantine = Quarantine(self.folder / "quarantine.jsonl", start)
+        quarantine.add(-1, self.loader.shard_faults)
+        journal = Journal(self.folder, self.name, start, steps)
+        with closing(journal), _asked_to_stop() as asked, _deterministic(self.device):
+            with closing(self.loader.steps(start, steps)) as data:
+                for step in data:
+                    began = time.perf_counter()
+                    rates = set_learning_rates(self.optimizer, lr_share(self.config.optim, step.number, steps))
+                    sums = self.accumulate(step)
+                    norm = self.update(step, sums)
+                    seconds = time.perf_counter() - began + step.wait
+                    self.count(step, seconds)
+                    journal.write(self.record(step, sums, norm, rates, seconds))
+                    quarantine.add(step.number, step.faults)
+                    check_losses(self.progress.tallies, self.loader.batch.max_bad)
+                    if self.after_step is not None:
+                        self.after_step(self)
+                    if asked.signal_number or self.progress.step % self.config.checkpoint.every == 0:
+                        self.save()
+                    if asked.signal_number:
+                        raise Stopped(asked.signal_number, self.progress.step)
+            self.save()
+        return self.progress
+
+    def accumulate(self, step: Step) -> Sums:
+        """Forward and backward for every micro-batch; gradients add up to that of the sum of all losses."""
+        # Drawn anew from its number at every step, so that no random state has to be saved and none can be lost.
+        torch.manual_seed(keyed(self.config.seed, "step", step.number))
+        self.optimizer.zero_grad()
+        sums = Sums()
+        for batch in step.batches:
+            with autocast(self.device, self.config.precision):
+                output = self.objective(self.model, _to_device(batch, self.device))
+            if output.count:
+                output.loss.backward()
+            sums.add(output, [step.sources[name] for name in batch.ids])
+        return sums
+
+    def update(self, step: Step, sums: Sums) -> float | None:
+        """One optimizer step with the mean gradient, clipped; gives its norm before that. Without targets, no step.
+
+        Raises:
+            TrainingError: Loss or gradient is not finite. Nothing was updated.
+        """
+        if not sums.count:
+            return None
+        # The sum of losses was differentiated, because the number of targets is known only after the last micro-batch;
+        # mean and clip are one more factor.
+        norm = gradient_norm(self.parameters).item() / sums.count
+        if not (math.isfinite(sums.loss) and math.isfinite(norm)):
+            self.report_non_finite(step, sums, norm)
+        clip = min(1.0, self.config.optim.clip / (norm + 1e-6))
+        scale_gradients(self.parameters, clip / sums.count)
+        self.optimizer.step()
+        return norm
+
+    def count(self, step: Step, seconds: float) -> None:
+        """Note that a step is done."""
+        self.progress.step = step.number + 1
+        self.progress.seconds += seconds
+        add_tallies(self.progress.tallies, step.tallies)
+
+    def record(
+        self, step: Step, sums: Sums, norm: float | None, rates: Mapping[str, float], seconds: float
+    ) -> StepRecord:
+        """The step's line in the metrics."""
+        samples = sum(tally.samples for tally in step.tallies.values())
+        tokens = sum(int(batch.attention_mask.sum()) for batch in step.batches)
+        positions = sum(batch.attention_mask.numel() for batch in step.batches)
+        return StepRecord(
+            step=step.number,
+            loss=sums.loss / sums.count if sums.count else None,
+            lr=rates,
+            grad_norm=norm,
+            samples=samples,
+            dropped=len(step.faults),
+            tokens=tokens,
+            padding=1 - tokens / positions if positions else 0.0,
+            targets=sums.count,
+            source_loss={name: sums.source_losses[name] / n for name, n in sums.source_counts.items() if n},
+            figures={name: value / sums.count for name, value in sums.figures.items()} if sums.count else {},
+            speed=Speed(
+                seconds=seconds,
+                tokens_per_second=tokens / seconds,
+                samples_per_second=samples / seconds,
+                wait_share=step.wait / seconds,
+                memory_mb=peak_memory_mb(self.device),
+            ),
+        )
+
+    def report_non_finite(self, step: Step, sums: Sums, norm: float) -> None:
+        """Write down what the step was made of, and stop."""
+        path = self.folder / "non_finite.json"
+        batches = [{"ids": batch.ids, "loss": loss} for batch, loss in zip(step.batches, sums.losses, strict=True)]
+        content = {"step": step.number, "gradient_norm": norm, "micro_batches": batches}
+        path.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        raise TrainingError(
+            f"step {step.number}: loss {sums.loss} and gradient norm {norm} must be finite. The weights "
+            f"were not changed; the step's sample ids are in {path}. A lower learning rate may help."
+        )
+
+    def save(self) -> None:
+        """Write a checkpoint of this moment, unless it is there."""
+        folder, step = self.folder / "checkpoints", self.progress.step
+        if latest_checkpoint(folder) == folder / f"step-{step}":
+            return
+        if self.model.feature_cache is not None:
+            # Features that were computed before the checkpoint must not be computed in other batches after it.
+            self.model.feature_cache.flush()
+        report = data_report(self.progress.tallies, self.loader.shares)
+        (self.folder / "data_report.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
+        save_checkpoint(
+            folder, step, self.model, self.optimizer, encode(self.progress), keep=self.config.checkpoint.keep
+        )
+
+    def resume(self) -> None:
+        """Go to the newest whole checkpoint, if there is one."""
+        path = latest_checkpoint(self.folder / "checkpoints")
+        if path is None:
+            return
+        self.progress = decode(Progress, load_checkpoint(path, self.model, self.optimizer), str(path))
+        log.info("%s goes on from %s", self.name, path)
+
+
+class _Asked:
+    """Which signal asked the run to stop, if any."""
+
+    signal_number: int = 0
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[_Asked]:
+    """Ctrl-C and SIGTERM are noted and answered after the step; the second one stops at once."""
+    asked = _Asked()
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
+        yield asked
+        return
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        if asked.signal_number:
+            raise KeyboardInterrupt
+        asked.signal_number = number
+        log.warning("stopping after this step; once more stops at once")
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _deterministic(device: torch.device) -> Iterator[None]:
+    """On a CPU, the same numbers every time: some sums (into rows of a table) otherwise depend on threads."""
+    if device.type != "cpu":
+        yield
+        return
+    memory: Any = torch.utils.deterministic
+    before, filled = torch.are_deterministic_algorithms_enabled(), memory.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    memory.fill_uninitialized_memory = False  # costs time, and nobody here reads what nobody wrote
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        memory.fill_uninitialized_memory = filled
+
+
+def _to_device(batch: Batch, device: torch.device) -> Batch:
+    tensors: dict[str, Any] = {
+        name: value.to(device) for name, value in vars(batch).items() if isinstance(value, Tensor)
+    }
+    return dataclasses.replace(batch, **tensors)
