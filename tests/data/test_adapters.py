@@ -173,3 +173,20 @@ def test_rows_that_are_refused(name, fields, reason):
     with pytest.raises(BadSample) as error:
         adapt(name, fields)
     assert error.value.reason == reason
+
+
+def test_every_caption_as_a_document_of_its_own():
+    fields = {"png": b"png", "json": json.dumps({"captions": ["a dog", "an animal"]}).encode()}
+    documents = adapt("caption_pairs", fields, every=True)
+    assert [document.parts for document in documents] == [
+        (Picture(source=b"png", name="row.png"), "a dog"),
+        (Picture(source=b"png", name="row.png"), "an animal"),
+    ]
+
+
+def test_independent_questions_each_begin_with_the_pictures():
+    talk = says("First <image> then <image>\nWhich is red?", "The first.", "Which is blue?", "The second.")
+    one, two = adapt("llava", {"image": ["a.png", "b.png"], "conversations": talk}, independent=True)
+    shared = ("First ", picture("a.png"), " then ", picture("b.png"))
+    assert [turn.parts for turn in one.turns] == [(*shared, "\nWhich is red?"), ("The first.",)]
+    assert [turn.parts for turn in two.turns] == [(*shared, "\nWhich is blue?"), ("The second.",)]

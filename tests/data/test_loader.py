@@ -124,12 +124,13 @@ def test_lengths_are_padded_to_a_multiple(make):
     assert {b.input_ids.shape[1] % 16 for step in make("talks", pad_to=16).steps(0, 4) for b in step.batches} == {0}
 
 
-def test_preferences_give_two_rows_each(make):
+def test_a_preference_is_one_row_with_the_chosen_answer_in_its_first_branch(make):
     step = next(iter(make("preferences", pairs=True, size=3).steps(0, 1)))
     (batch,) = step.batches
-    assert batch.ids[0::2] == batch.ids[1::2]
-    assert len(batch.ids) == 6
-    assert ((batch.labels != IGNORE_INDEX).sum(1) > 0).all()
+    assert len(batch.ids) == 3
+    supervised = batch.labels != IGNORE_INDEX
+    for labels, branches in zip(supervised, batch.branches, strict=True):
+        assert set(branches[labels].tolist()) == {1, 2}
 
 
 def broken_talks(tmp_path, toy_folder):

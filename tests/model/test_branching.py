@@ -49,8 +49,9 @@ def test_a_branched_row_equals_its_rows_apart(family: str, attention: str):
     other = example([11, 12, 13, 14], 2)
     joined = branch(apart, IMAGE_TOKEN)
     assert joined is not None
-    # the trunk ends before 7: its target is 8 in two rows and 30 in the third, so each branch has a 7 of its own
-    assert joined.branches.tolist() == [0] * (2 + LATENTS) + [1] * 3 + [2] * 5 + [3] * 2
+    # the trunk ends before 7, which predicts the first supervised word: each branch has a 7 of its own; the last word of
+    # each predicts nothing and is left out
+    assert joined.branches.tolist() == [0] * (2 + LATENTS) + [1] * 2 + [2] * 4 + [3] * 1
     together, gradient = losses(model, [joined, other])
     one_by_one, expected = losses(model, [*apart, other, other][:4])
     torch.testing.assert_close(together, one_by_one, rtol=1e-5, atol=1e-5)
@@ -89,7 +90,8 @@ def test_words_supervised_right_behind_a_picture_are_not_joined():
     assert branch([example([7, 8], 0), example([9, 8], 0)], IMAGE_TOKEN) is None
 
 
-def test_equal_examples_share_everything():
-    joined = branch([example([7, 8], 1)], IMAGE_TOKEN)
+def test_words_that_are_supervised_alike_stay_each_example_s_own():
+    # both have the target 8 behind 7: shared, it would count once and not twice
+    joined = branch([example([7, 8, 9], 1), example([7, 8, 10], 1)], IMAGE_TOKEN)
     assert joined is not None
-    assert joined.branches.unique().tolist() == [0]
+    assert joined.labels[joined.branches > 0].tolist() == [8, 9, 8, 10]

@@ -59,18 +59,28 @@ def open_reader(source: str, patterns: Sequence[str], images: Path | None = None
     Raises:
         ConfigError: A pattern matches nothing, kinds are mixed, or the kind is unknown.
     """
-    paths = []
-    for pattern in patterns:
-        found = sorted(glob.glob(pattern, recursive=True))
-        if not found:
-            raise ConfigError(f'data set "{source}": no file matches {pattern}')
-        paths += [Path(name) for name in found]
+    paths = find_files(source, patterns)
     kinds = sorted({"folder" if path.is_dir() else path.suffix.lower() for path in paths})
     if len(kinds) > 1:
         raise ConfigError(f'data set "{source}": one kind of file at a time, but found {", ".join(kinds)}')
     if kinds[0] not in READERS:
         raise ConfigError(f'data set "{source}": cannot read {paths[0]}; known are {", ".join(READERS)}')
     return READERS[kinds[0]](source, paths, images)
+
+
+def find_files(source: str, patterns: Sequence[str]) -> list[Path]:
+    """The files that paths or globs stand for, sorted within each.
+
+    Raises:
+        ConfigError: One of them matches nothing.
+    """
+    paths = []
+    for pattern in patterns:
+        found = sorted(glob.glob(pattern, recursive=True))
+        if not found:
+            raise ConfigError(f'data set "{source}": no file matches {pattern}')
+        paths += [Path(name) for name in found]
+    return paths
 
 
 class TarReader:

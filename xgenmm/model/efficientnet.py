@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 as a vision encoder, the starter's: a grid of features with the colours beneath them.
+"""EfficientNet-Lite0 as a vision encoder, the starter's: a grid of features, the colours beneath, and what words fit.
 
 Source of the architecture: Tan and Le, arXiv 1905.11946, in its "Lite" form (no squeeze-and-excitation, ReLU6, fixed
 stem and head). Batch norms are folded into the convolutions when the weights are converted (`starter.vision`).
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from einops import rearrange
+from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -42,6 +42,11 @@ CELL = 32
 """Pixels that one cell of the grid covers, in each direction."""
 COLOUR_WIDTH = 24
 """Mean and standard deviation of red, green and blue in the four quarters of a cell."""
+GRID_WIDTH = HEAD_WIDTH + STAGES[MIDDLE_STAGE].width + COLOUR_WIDTH
+OUTLIER = 6.0
+"""Standardised features are cut off at so many standard deviations."""
+TEXT_SCALE, TEXT_OUTLIER = 2.0, 4.0
+"""Text features are clipped likewise, then made twice as large as the grid's, since they are few."""
 
 
 class EfficientNetLiteConfig(PretrainedConfig):
@@ -49,12 +54,13 @@ class EfficientNetLiteConfig(PretrainedConfig):
 
     model_type = "efficientnet_lite_grid"
 
-    def __init__(self, image_size: int = 224, **kwargs: Any) -> None:
+    def __init__(self, image_size: int = 224, text_width: int = 64, **kwargs: Any) -> None:
         if image_size % CELL:
             raise ValueError(f"image_size must be a multiple of {CELL} pixels, not {image_size}")
         self.image_size = image_size
         self.patch_size = CELL
-        self.hidden_size = HEAD_WIDTH + STAGES[MIDDLE_STAGE].width + COLOUR_WIDTH
+        self.text_width = text_width
+        self.hidden_size = GRID_WIDTH + text_width
         super().__init__(**kwargs)
 
 
@@ -92,10 +98,12 @@ class InvertedResidual(nn.Module):
 
 
 class EfficientNetLiteGrid(PreTrainedModel):
-    """Pixels -> one feature vector per 32x32 cell: head map, pooled stride-16 map, and colour statistics of the cell.
+    """Pixels -> one feature vector per 32x32 cell: head map, pooled stride-16 map, colour statistics, text features.
 
     The colour statistics are no learnt features. They are there because ImageNet training teaches an encoder to ignore
-    colour, which a caption of a drawing needs.
+    colour, which a caption of a drawing needs. The text features are one linear map of the picture's mean features, the
+    same in every cell: SigLIP has learnt from captions and this encoder has not, so `starter.vision.align` fits them to
+    the training captions in closed form. Until it has, they are zero.
     """
 
     config_class = EfficientNetLiteConfig
@@ -108,17 +116,37 @@ class EfficientNetLiteGrid(PreTrainedModel):
         blocks: list[InvertedResidual] = []
         width = STEM_WIDTH
         for number, stage in enumerate(STAGES):
-            for repeat in range(stage.repeats):
-                blocks.append(InvertedResidual(width, stage, stage.stride if repeat == 0 else 1))
+            for number_in_stage in range(stage.repeats):
+                blocks.append(InvertedResidual(width, stage, stage.stride if number_in_stage == 0 else 1))
                 width = stage.width
             if number == MIDDLE_STAGE:
                 self.middle = len(blocks) - 1
         self.blocks = nn.ModuleList(blocks)
         self.head = ConvAct(width, HEAD_WIDTH, 1)
+        self.mean = nn.Parameter(torch.zeros(GRID_WIDTH))
+        self.deviation = nn.Parameter(torch.ones(GRID_WIDTH))
+        self.text = nn.Linear(GRID_WIDTH, config.text_width)
         self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, ConvAct):
+            module.reset_parameters()
+        elif isinstance(module, nn.Linear):
+            nn.init.zeros_(module.weight)
+            nn.init.zeros_(module.bias)
 
     def forward(self, pixel_values: Float[Tensor, "T 3 S S"]) -> Float[Tensor, "T P D"]:
         """Features of a batch of tiles, cells row by row. Pixels are scaled as (byte - 127) / 128."""
+        grid = self.standardise(self.grid(pixel_values))
+        text = self.text(grid.mean(dim=1)).clamp(-TEXT_OUTLIER, TEXT_OUTLIER) * TEXT_SCALE
+        return torch.cat([grid, repeat(text, "t d -> t p d", p=grid.shape[1])], dim=-1)
+
+    def standardise(self, grid: Float[Tensor, "T P grid"]) -> Float[Tensor, "T P grid"]:
+        """Every feature with mean 0 and deviation 1 over the training pictures, without outliers."""
+        return ((grid - self.mean) / self.deviation).clamp(-OUTLIER, OUTLIER)
+
+    def grid(self, pixel_values: Float[Tensor, "T 3 S S"]) -> Float[Tensor, "T P grid"]:
+        """Head map, middle map and colours of every cell, as they come."""
         x = self.stem(pixel_values)
         middle = x
         for number, block in enumerate(self.blocks):

@@ -9,17 +9,18 @@ from collections.abc import Sequence
 
 import torch
 
-from xgenmm.types import Example
+from xgenmm.types import IGNORE_INDEX, Example
 
 
 def branch(examples: Sequence[Example], placeholder: int) -> Example | None:
     """Join examples that begin alike.
 
-    A position is shared only if its token and its label agree in all examples: at a fork with supervised words behind
-    it, the last common token is repeated in every branch, because it has another target in each.
+    Shared is only what is supervised in none of them, so every example keeps all its targets: where supervised words
+    follow right behind the common beginning, its last token is repeated in every branch to predict them. The end of a
+    branch that predicts nothing is left out.
 
     Args:
-        examples: At least one, all of the same pictures.
+        examples: At least two, all of the same pictures.
         placeholder: Token id of a vision token; all of them must lie in the trunk.
 
     Returns:
@@ -28,15 +29,17 @@ def branch(examples: Sequence[Example], placeholder: int) -> Example | None:
     first = examples[0]
     if any(not _same_pictures(first, other) for other in examples[1:]):
         return None
-    trunk = min(_agreement(first, other) for other in examples) if len(examples) > 1 else len(first.input_ids)
+    trunk = min(_agreement(first, other) for other in examples[1:])
     if any((example.input_ids[trunk:] == placeholder).any() for example in examples):
         return None
     ids, labels = [first.input_ids[:trunk]], [first.labels[:trunk]]
     branches = [torch.zeros(trunk, dtype=torch.int64)]
     for number, example in enumerate(examples, start=1):
-        ids.append(example.input_ids[trunk:])
-        labels.append(example.labels[trunk:])
-        branches.append(torch.full((len(example.input_ids) - trunk,), number))
+        supervised = (example.labels != IGNORE_INDEX).nonzero().flatten()
+        own = slice(trunk, int(supervised[-1]) + 1 if len(supervised) else trunk)
+        ids.append(example.input_ids[own])
+        labels.append(example.labels[own])
+        branches.append(torch.full((len(ids[-1]),), number))
     return Example(
         id=first.id,
         input_ids=torch.cat(ids),
@@ -48,9 +51,10 @@ def branch(examples: Sequence[Example], placeholder: int) -> Example | None:
 
 
 def _agreement(one: Example, other: Example) -> int:
-    """Length of the common beginning, labels included."""
+    """Length of the common beginning in which nothing is supervised."""
     length = min(len(one.input_ids), len(other.input_ids))
-    same = (one.input_ids[:length] == other.input_ids[:length]) & (one.labels[:length] == other.labels[:length])
+    same = one.input_ids[:length] == other.input_ids[:length]
+    same &= (one.labels[:length] == IGNORE_INDEX) & (other.labels[:length] == IGNORE_INDEX)
     return length if bool(same.all()) else int(same.int().argmin())
 
 

@@ -1,0 +1,67 @@
+"""Likelihood of continuations, against one forward pass for each of them."""
+
+import io
+
+import pytest
+import torch
+from PIL import Image
+from toy import LATENTS, TILE, make_tokenizer, make_toy_model
+
+from xgenmm.inference.score import score
+from xgenmm.processor.processor import ProcessorConfig, XGenMMProcessor
+from xgenmm.types import IGNORE_INDEX, Conversation, Document, Picture, Turn
+
+
+def picture(colour: str) -> Picture:
+    buffer = io.BytesIO()
+    Image.new("RGB", (30, 20), colour).save(buffer, format="PNG")
+    return Picture(source=buffer.getvalue(), name=colour)
+
+
+@pytest.fixture
+def processor() -> XGenMMProcessor:
+    config = ProcessorConfig(
+        prompt="chatml",
+        tile=TILE,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        grids=(),
+        tokens_per_tile=LATENTS,
+        max_tokens=200,
+        system="",
+    )
+    return XGenMMProcessor(make_tokenizer("chatml"), config)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_scores_equal_separate_forward_passes(processor: XGenMMProcessor, batch_size: int):
+    model = make_toy_model("llama", image_token_id=processor.image_token_id)
+    prompts = [
+        Document(id="a", parts=(picture("red"), "A picture of")),
+        Conversation(id="b", turns=(Turn(role="user", parts=(picture("blue"), "What is it?")),)),
+        Document(id="c", parts=("No picture,",)),
+    ]
+    candidates = [(" a dog", " a", " cats"), ("x", "yes"), (" none",)]
+    found = score(model, processor, prompts, candidates, batch_size=batch_size)
+    for prompt, texts, results in zip(prompts, candidates, found, strict=True):
+        for text, result in zip(texts, results, strict=True):
+            example = processor.continuation(processor.prompt(prompt), text)
+            with torch.no_grad():
+                output = model(
+                    input_ids=example.input_ids[None],
+                    attention_mask=torch.ones_like(example.input_ids)[None],
+                    pixel_values=example.pixel_values,
+                    image_layouts=example.image_layouts,
+                    targets=example.labels[None],
+                )
+            assert result.tokens == int((example.labels != IGNORE_INDEX).sum())
+            assert result.logp == pytest.approx(output.logps.sum().item(), abs=1e-4)
+
+
+def test_prompts_and_candidates_must_fit(processor: XGenMMProcessor):
+    model = make_toy_model("llama", image_token_id=processor.image_token_id)
+    prompt = Document(id="a", parts=("Hello",))
+    with pytest.raises(ValueError, match="2 lists of candidates for 1 prompts"):
+        score(model, processor, [prompt], [["a"], ["b"]])
+    with pytest.raises(ValueError, match="every candidate a token"):
+        score(model, processor, [prompt], [["a", ""]])

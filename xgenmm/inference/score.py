@@ -1,0 +1,132 @@
+"""How likely a model finds given continuations of a prompt: for ranking, multiple choice and preferences."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from xgenmm.model.branching import branch_mask, branch_positions
+from xgenmm.model.language import logits_of
+from xgenmm.model.vlm import XGenMMForConditionalGeneration
+from xgenmm.processor.collate import collate
+from xgenmm.processor.processor import XGenMMProcessor
+from xgenmm.types import IGNORE_INDEX, Conversation, Document, Example
+
+
+@dataclass(frozen=True, kw_only=True)
+class Likelihood:
+    """Of one continuation."""
+
+    logp: float
+    """Sum of its tokens' log-probabilities."""
+    tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Row:
+    """A prompt with all its candidates: the prompt is the trunk, each candidate less its last token is a branch."""
+
+    example: Example
+    candidates: list[Tensor]
+    """Token ids of each, of its own length."""
+
+    @property
+    def length(self) -> int:
+        return len(self.example.input_ids)
+
+
+@torch.no_grad()
+def score(
+    model: XGenMMForConditionalGeneration,
+    processor: XGenMMProcessor,
+    prompts: Sequence[Document | Conversation],
+    candidates: Sequence[Sequence[str]],
+    *,
+    batch_size: int = 16,
+) -> list[list[Likelihood]]:
+    """Log-probability of each candidate behind its prompt, without an end token.
+
+    A prompt and its picture are read once for all candidates, and candidates of one token cost nothing more: they are
+    all judged by what the model expects behind the prompt.
+
+    Args:
+        model: Its mode and dtype are the caller's choice.
+        processor: The model's own.
+        prompts: What is continued; conversations end with the user.
+        candidates: One list for each prompt, each text as the model would write it.
+        batch_size: Prompts of one forward pass. Rows of like length go together; the result keeps the order given.
+
+    Raises:
+        ValueError: There is not one list of candidates for each prompt, or a candidate has no token.
+    """
+    if len(prompts) != len(candidates):
+        raise ValueError(f"{len(candidates)} lists of candidates for {len(prompts)} prompts: give one list a prompt")
+    rows = [_row(processor, prompt, texts) for prompt, texts in zip(prompts, candidates, strict=True)]
+    order = sorted(range(len(rows)), key=lambda place: rows[place].length)
+    results: list[list[Likelihood]] = [[] for _ in rows]
+    for first in range(0, len(order), batch_size):
+        places = order[first : first + batch_size]
+        for place, result in zip(places, _score(model, processor, [rows[place] for place in places]), strict=True):
+            results[place] = result
+    return results
+
+
+def _row(processor: XGenMMProcessor, prompt: Document | Conversation, texts: Sequence[str]) -> _Row:
+    trunk = processor.prompt(prompt)
+    start = len(trunk.input_ids)
+    tokens = [processor.continuation(trunk, text).input_ids[start:] for text in texts]
+    if not tokens or not all(len(ids) for ids in tokens):
+        raise ValueError(
+            f"{prompt.id}: every prompt needs candidates, and every candidate a token; given are {list(texts)}"
+        )
+    branches = [torch.full((len(ids) - 1,), number) for number, ids in enumerate(tokens, start=1)]
+    input_ids = torch.cat([trunk.input_ids, *(ids[:-1] for ids in tokens)])
+    example = Example(
+        id=prompt.id,
+        input_ids=input_ids,
+        labels=torch.full_like(input_ids, IGNORE_INDEX),
+        pixel_values=trunk.pixel_values,
+        image_layouts=trunk.image_layouts,
+        branches=torch.cat([torch.zeros(start, dtype=torch.int64), *branches]),
+    )
+    return _Row(example=example, candidates=tokens)
+
+
+def _score(
+    model: XGenMMForConditionalGeneration, processor: XGenMMProcessor, rows: Sequence[_Row]
+) -> list[list[Likelihood]]:
+    batch = collate([row.example for row in rows], processor.pad_token_id)
+    assert batch.branches is not None
+    embeds = model.embed(
+        batch.input_ids.to(model.device), batch.pixel_values.to(model.device), batch.image_layouts.to(model.device)
+    )
+    branches = batch.branches.to(model.device)
+    hidden = model.language_model.base_model(
+        inputs_embeds=embeds,
+        attention_mask=branch_mask(branches, batch.attention_mask.to(model.device), embeds.dtype),
+        position_ids=branch_positions(branches),
+        use_cache=False,
+    ).last_hidden_state
+    # For every token of every candidate: where it is predicted, and which it is.
+    where, which = [], []
+    for number, row in enumerate(rows):
+        trunk = row.length - sum(len(ids) - 1 for ids in row.candidates)
+        start = trunk
+        for ids in row.candidates:
+            where += [(number, trunk - 1), *((number, start + offset) for offset in range(len(ids) - 1))]
+            which.append(ids)
+            start += len(ids) - 1
+    positions = torch.tensor(where, device=model.device)
+    distinct, inverse = positions.unique(dim=0, return_inverse=True)
+    logits = logits_of(model.language_model, hidden[distinct[:, 0], distinct[:, 1]])
+    targets = torch.cat(which).to(model.device)
+    logps = logits.float().log_softmax(dim=-1)[inverse, targets].cpu()
+    results, start = [], 0
+    for row in rows:
+        result = []
+        for ids in row.candidates:
+            result.append(Likelihood(logp=logps[start : start + len(ids)].sum().item(), tokens=len(ids)))
+            start += len(ids)
+        results.append(result)
+    return results
