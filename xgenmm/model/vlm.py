@@ -167,18 +167,19 @@ class XGenMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             inputs_embeds: What `embed` gave, instead of `input_ids` and images.
             logits_to_keep: Without targets: how many last positions get logits (0: all), or which.
             use_cache: Whether to return keys and values.
-            branches: `Batch.branches`: rows that hold several continuations of one beginning. Needs `attention_mask`.
+            branches: `Batch.branches`: rows that hold several continuations of one beginning.
             kwargs: Passed to the language model.
 
         Raises:
             ValueError: Placeholders and vision tokens disagree; or neither or both of input_ids and inputs_embeds are
                 given.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("forward takes either input_ids or inputs_embeds, and got both or neither")
-        if input_ids is not None:
+        if inputs_embeds is None and input_ids is not None:
             inputs_embeds = self.embed(input_ids, pixel_values, image_layouts)
+        elif inputs_embeds is None or input_ids is not None:
+            raise ValueError("forward takes either input_ids or inputs_embeds, and got both or neither")
         if branches is not None:
+            attention_mask = torch.ones_like(branches) if attention_mask is None else attention_mask
             position_ids = branch_positions(branches)
             attention_mask = branch_mask(branches, attention_mask, inputs_embeds.dtype)
         inputs: dict[str, Any] = {

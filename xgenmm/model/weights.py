@@ -114,7 +114,7 @@ def assemble(config: ModelConfig, processor: Processor) -> XGenMMForConditionalG
         ValueError: Model and processor disagree about tiles; or the encoder is none of the registry.
         WeightsError: A backbone's folder lacks weights.
     """
-    encoder_config = _encoder_config(config.vision)
+    encoder_config = read_encoder_config(config.vision)
     if encoder_config.image_size != processor.config.tile:
         raise ValueError(
             f"the vision encoder takes tiles of {encoder_config.image_size} pixels and the processor makes tiles of "
@@ -144,10 +144,18 @@ def assemble(config: ModelConfig, processor: Processor) -> XGenMMForConditionalG
     for module in model.vision_tokenizer.modules():
         model._init_weights(module)
     model.vision_tokenizer.match_scale(embedding_table(language).std().item())
-    model.generation_config = GenerationConfig(
-        eos_token_id=list(processor.stop_token_ids), pad_token_id=processor.pad_token_id
-    )
+    model.generation_config = generation_settings(model, processor)
     return model
+
+
+def generation_settings(model: XGenMMForConditionalGeneration, processor: Processor) -> GenerationConfig:
+    """Where an answer ends, and what can be no part of one: the placeholder, and rows that have no token."""
+    no_tokens = range(len(processor.tokenizer), len(embedding_table(model.language_model)))
+    return GenerationConfig(
+        eos_token_id=list(processor.stop_token_ids),
+        pad_token_id=processor.pad_token_id,
+        suppress_tokens=[processor.image_token_id, *no_tokens],
+    )
 
 
 def save(model: XGenMMForConditionalGeneration, processor: Processor, path: Path, *, card: str | None = None) -> None:
@@ -223,7 +231,8 @@ def check_folder(path: Path) -> None:
         raise WeightsError(f"{path} holds a model of type {model_type!r}, not {XGenMMConfig.model_type!r}")
 
 
-def _encoder_config(folder: str) -> PretrainedConfig:
+def read_encoder_config(folder: str) -> PretrainedConfig:
+    """Settings of the vision encoder in a folder; of a CLIP or SigLIP, those of its vision half."""
     config = AutoConfig.from_pretrained(folder)
     return config.vision_config if "vision_config" in config.sub_configs else config
 
