@@ -3,10 +3,12 @@
 Sizes are chosen so that no two of them agree by accident (4 patches, 3 latents, widths 24 and 32).
 """
 
+import io
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from PIL import Image
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import (
@@ -22,9 +24,9 @@ from transformers import (
 from xgenmm.model.configuration import XGenMMConfig
 from xgenmm.model.resampler import ResamplerConfig
 from xgenmm.model.vlm import XGenMMForConditionalGeneration
-from xgenmm.model.weights import ModelConfig
+from xgenmm.model.weights import ModelConfig, generation_settings
 from xgenmm.processor.processor import ProcessorConfig, XGenMMProcessor
-from xgenmm.types import IGNORE_INDEX, Batch
+from xgenmm.types import IGNORE_INDEX, Batch, Picture
 
 TILE = 28
 """Side of a toy tile in pixels: 2 x 2 patches of 14."""
@@ -186,3 +188,17 @@ def write_backbones(folder: Path, family: str = "phi3", prompt: str = "phi3") ->
     language.save_pretrained(folder / "language")
     make_tokenizer(prompt).save_pretrained(folder / "language")
     return ModelConfig(vision=str(folder / "vision"), language=str(folder / "language"), resampler=TOY_RESAMPLER)
+
+
+def make_picture(colour: str, width: int = 40, height: int = 30) -> Picture:
+    """A picture of one colour, as PNG."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height), colour).save(buffer, "PNG")
+    return Picture(source=buffer.getvalue(), name=colour)
+
+
+def make_answering_model(processor: XGenMMProcessor, family: str = "phi3") -> XGenMMForConditionalGeneration:
+    """A toy model with the processor's placeholder, and with its settings for generation."""
+    model = make_toy_model(family, image_token_id=processor.image_token_id)
+    model.generation_config = generation_settings(model, processor)
+    return model

@@ -137,7 +137,7 @@ def _stop_when(stopped: threading.Event) -> StoppingCriteriaList:
         def __call__(
             self,
             input_ids: Int[Tensor, "B L"],
-            scores: Float[Tensor, "B vocabulary"],  # noqa: ARG002  (transformers passes it)
+            scores: Float[Tensor, "B vocabulary"] | None,  # noqa: ARG002  (transformers passes it)
             **_: Any,
         ) -> Bool[Tensor, " B"]:
             return torch.full((len(input_ids),), stopped.is_set(), device=input_ids.device)

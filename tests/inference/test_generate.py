@@ -1,0 +1,218 @@
+"""Answers do not depend on who else is in the batch, and come in pieces or at once as the same text."""
+
+import threading
+
+import pytest
+import torch
+from toy import make_answering_model, make_picture, make_processor
+
+from xgenmm.inference.generate import GenerationConfig, generate, stream
+from xgenmm.processor.images import ImageError
+from xgenmm.processor.processor import PromptTooLong
+from xgenmm.types import Conversation, Document, Picture, Turn
+
+RED, BLUE, WIDE = make_picture("red"), make_picture("blue"), make_picture("green", width=90, height=20)
+
+
+def ask(*parts: str | Picture) -> Conversation:
+    return Conversation(id="question", turns=(Turn(role="user", parts=parts),))
+
+
+MIXED = [
+    ask(RED, "What is it?"),
+    ask("No picture here, but rather a lot of text that makes the row long."),
+    ask("Left: ", BLUE, " right: ", WIDE, " Which is wider?"),
+    Document(id="page", parts=(RED, "red", BLUE, "blue", WIDE, "it is")),
+    ask("?"),
+    Conversation(
+        id="talk",
+        turns=(
+            Turn(role="user", parts=(WIDE, "Colour?")),
+            Turn(role="assistant", parts=("Green.",)),
+            Turn(role="user", parts=("Sure?",)),
+        ),
+    ),
+    ask(WIDE, BLUE, RED, "How many?"),
+    Document(id="text", parts=("Once upon a time",)),
+]
+"""Rows with no image to three, of 5 to 90 tokens."""
+
+
+@pytest.fixture(params=[("phi3", "phi3"), ("llama", "chatml")], ids=["phi3", "llama"])
+def answering(request):
+    family, prompt = request.param
+    processor = make_processor(prompt)
+    return make_answering_model(processor, family), processor
+
+
+GREEDY = GenerationConfig(max_new_tokens=12)
+
+
+def test_greedy_text_at_batch_1_and_8(answering):
+    model, processor = answering
+    alone = generate(model, processor, MIXED, GREEDY, batch_size=1)
+    assert generate(model, processor, MIXED, GREEDY, batch_size=8) == alone
+    assert generate(model, processor, MIXED, GREEDY, batch_size=3) == alone
+    assert len(set(alone)) > 4  # the prompts do matter
+    assert generate(model, processor, MIXED[::-1], GREEDY, batch_size=8) == alone[::-1]
+
+
+def test_greedy_text_is_the_likeliest_token_again_and_again(answering):
+    model, processor = answering
+    prompt = processor.prompt(MIXED[0])
+    ids, new = prompt.input_ids[None], []
+    for _ in range(12):
+        with torch.no_grad():
+            logits = model(input_ids=ids, pixel_values=prompt.pixel_values, image_layouts=prompt.image_layouts).logits
+        logits[..., processor.image_token_id] = float("-inf")
+        logits[..., len(processor.tokenizer) :] = float("-inf")
+        best = logits[0, -1].argmax()
+        if int(best) in processor.stop_token_ids:
+            break
+        new.append(int(best))
+        ids = torch.cat([ids, best[None, None]], dim=1)
+    expected = processor.tokenizer.decode(new, skip_special_tokens=True)
+    assert generate(model, processor, MIXED[:1], GREEDY) == [expected]
+
+
+def test_the_picture_matters(answering):
+    model, processor = answering
+    red, blue = generate(model, processor, [ask(RED, "What is it?"), ask(BLUE, "What is it?")], GREEDY)
+    assert red != blue
+
+
+def favour(model, token: int, position: int) -> None:
+    """Make `token` the likeliest one from the `position`-th new token on (and nothing special before)."""
+    calls = []
+
+    def hook(_module, _inputs, logits):
+        calls.append(1)
+        if len(calls) >= position:
+            logits = logits.clone()
+            logits[..., token] = 1e4
+        return logits
+
+    model.get_output_embeddings().register_forward_hook(hook)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_both_end_tokens_stop_and_are_not_shown(which):
+    processor = make_processor("phi3")  # <|end|> and <|endoftext|>
+    model = make_answering_model(processor)
+    plain = generate(model, processor, MIXED[:1], GREEDY)[0]
+    favour(model, processor.stop_token_ids[which], position=4)
+    stopped = generate(model, processor, MIXED[:1], GREEDY)[0]
+    assert len(stopped) < len(plain)
+    assert plain.startswith(stopped)
+    assert "<|" not in stopped
+
+
+def test_the_placeholder_is_never_an_answer(answering):
+    model, processor = answering
+    favour(model, processor.image_token_id, position=2)
+    assert "<image>" not in generate(model, processor, MIXED[:2], GREEDY)[0]
+
+
+def test_sampling_repeats_with_its_seed_and_leaves_the_programs_draws_alone(answering):
+    model, processor = answering
+    drawn = [
+        generate(model, processor, MIXED[:2], GenerationConfig(max_new_tokens=12, temperature=1.0, seed=seed))
+        for seed in (1, 1, 2)
+    ]
+    assert drawn[0] == drawn[1] != drawn[2]
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    generate(model, processor, MIXED[:1], GenerationConfig(max_new_tokens=2, temperature=1.0, seed=5))
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_the_smallest_nucleus_is_greedy(answering):
+    """Only the likeliest token lies within a probability of almost nothing, however hot the draw."""
+    model, processor = answering
+    nucleus = GenerationConfig(max_new_tokens=12, temperature=5.0, top_p=1e-6, seed=1)
+    assert generate(model, processor, MIXED[:3], nucleus) == generate(model, processor, MIXED[:3], GREEDY)
+
+
+def test_draws_follow_the_models_distribution():
+    """The first token of 500 answers against the probabilities that the model gives, at a temperature of 2."""
+    processor = make_processor("chatml")
+    model = make_answering_model(processor, "llama")
+    prompt = processor.prompt(ask("?"))
+    with torch.no_grad():
+        logits = model(input_ids=prompt.input_ids[None]).logits[0, -1]
+    logits[[processor.image_token_id, *range(len(processor.tokenizer), len(logits))]] = float("-inf")
+    expected = (logits / 2).softmax(-1)
+    config = GenerationConfig(max_new_tokens=1, temperature=2.0)
+    texts = generate(model, processor, [ask("?")] * 500, config, batch_size=500)
+    letters = [i for i in range(256) if processor.tokenizer.decode([i]).isalpha()]  # other bytes have no text alone
+    likeliest = max(letters, key=lambda i: expected[i])
+    share = texts.count(processor.tokenizer.decode([likeliest])) / 500
+    p = expected[likeliest].item()
+    assert abs(share - p) < 4 * (p * (1 - p) / 500) ** 0.5
+
+
+@pytest.mark.parametrize("config", [GREEDY, GenerationConfig(max_new_tokens=12, temperature=1.0, seed=3)])
+def test_streamed_text_is_the_generated_text(answering, config):
+    model, processor = answering
+    for sample in MIXED[:4]:
+        assert "".join(stream(model, processor, sample, config)) == generate(model, processor, [sample], config)[0]
+
+
+def test_streaming_comes_in_pieces():
+    processor = make_processor("phi3")
+    model = make_answering_model(processor)
+    favour(model, processor.tokenizer.convert_tokens_to_ids("Ġ"), position=3)  # after a blank, a piece is complete
+    assert len(list(stream(model, processor, MIXED[0], GREEDY))) > 5
+
+
+def test_closing_a_stream_stops_the_model():
+    processor = make_processor("phi3")
+    model = make_answering_model(processor)
+    favour(model, processor.tokenizer.convert_tokens_to_ids("Ġ"), position=1)
+    steps = []
+    model.get_output_embeddings().register_forward_hook(lambda *_: steps.append(1))
+    pieces = stream(model, processor, MIXED[0], GenerationConfig(max_new_tokens=500))
+    next(pieces)
+    pieces.close()
+    assert len(steps) < 400
+    assert not any(thread.name == "generate" for thread in threading.enumerate())
+
+
+def test_what_fails_while_streaming_is_raised_where_it_is_read(answering):
+    model, processor = answering
+    model.language_model.forward = lambda **_: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        list(stream(model, processor, MIXED[0], GREEDY))
+
+
+def test_unusable_samples_are_refused(answering):
+    model, processor = answering
+    broken = Picture(source=b"no picture", name="broken.png")
+    with pytest.raises(ImageError, match=r"broken.png"):
+        generate(model, processor, [ask(broken, "What?")], GREEDY)
+    with pytest.raises(ImageError, match=r"broken.png"):
+        next(stream(model, processor, ask(broken, "What?"), GREEDY))
+    with pytest.raises(PromptTooLong):
+        generate(model, processor, [ask("long " * 1000)], GREEDY)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens must be at least 1, not 0"),
+        ({"temperature": -1.0}, "temperature must be 0"),
+        ({"top_p": 0.0}, "top_p must be above 0"),
+        ({"top_p": 1.5}, "top_p must be above 0"),
+    ],
+)
+def test_settings_out_of_range(settings, message):
+    with pytest.raises(ValueError, match=message):
+        GenerationConfig(**settings)
+
+
+def test_generation_needs_no_training_mode(answering):
+    model, processor = answering
+    model.train()
+    generate(model, processor, MIXED[:1], GREEDY)
+    assert not model.training

@@ -1,0 +1,36 @@
+"""Loading a folder gives what was saved, ready to answer."""
+
+import pytest
+import torch
+from toy import make_picture, make_processor, write_backbones
+
+import xgenmm
+from xgenmm.inference.generate import GenerationConfig, generate
+from xgenmm.inference.load import load
+from xgenmm.model.weights import WeightsError, assemble, save
+from xgenmm.types import Conversation, Turn
+
+
+def test_a_folder_answers_as_the_model_did(tmp_path):
+    processor = make_processor("chatml")
+    torch.manual_seed(0)
+    model = assemble(write_backbones(tmp_path, "llama", "chatml"), processor)
+    save(model, processor, tmp_path / "weights")
+    sample = Conversation(id="question", turns=(Turn(role="user", parts=(make_picture("red"), "What is it?")),))
+    config = GenerationConfig(max_new_tokens=8)
+    expected = generate(model, processor, [sample], config)
+    again, its_processor = load(tmp_path / "weights")
+    assert generate(again, its_processor, [sample], config) == expected
+    assert its_processor.config == processor.config
+    model, _ = load(str(tmp_path / "weights"), dtype="bfloat16", attention="eager")
+    assert model.dtype == torch.bfloat16
+    assert len(generate(model, processor, [sample], config)) == 1
+
+
+def test_the_package_offers_it():
+    assert xgenmm.load is load
+
+
+def test_wrong_folder(tmp_path):
+    with pytest.raises(WeightsError, match="there is no such folder"):
+        load(tmp_path / "nowhere")
