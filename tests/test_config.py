@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import pytest
 
-from xgenmm.config import ConfigError, bind, decode, encode, override, read_yaml, write_yaml
+from xgenmm.config import ConfigError, bind, decode, encode, override, read_yaml, to_yaml
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +116,7 @@ def test_missing_file(tmp_path):
 
 def test_written_and_read_it_is_the_same(tmp_path):
     path = tmp_path / "recipe.yaml"
-    write_yaml(encode(decode(Run, GOOD)), path)
+    path.write_text(to_yaml(encode(decode(Run, GOOD))))
     assert decode(Run, read_yaml(path)) == decode(Run, GOOD)
 
 

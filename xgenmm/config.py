@@ -56,9 +56,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def write_yaml(value: Mapping[str, Any], path: Path) -> None:
-    """Write a plain mapping, keys in their order."""
-    path.write_text(yaml.safe_dump(dict(value), sort_keys=False, allow_unicode=True, width=120), encoding="utf-8")
+def to_yaml(value: Mapping[str, Any]) -> str:
+    """A plain mapping as text, keys in their order."""
+    return yaml.safe_dump(dict(value), sort_keys=False, allow_unicode=True, width=120)
 
 
 def override(settings: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from xgenmm.config import ConfigError, bind, nearest
-from xgenmm.data.adapters import ADAPTERS
+from xgenmm.data.adapters import ADAPTERS, Adapter
 from xgenmm.data.quarantine import BadSample, DataError, Fault
 from xgenmm.data.readers import open_reader
 from xgenmm.data.report import Tally, count_reasons
@@ -48,6 +48,22 @@ class SourceConfig:
     """Train on so many rows, drawn once; more than there are repeats rows. By default all, each once an epoch."""
     options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the adapter."""
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """`path` as a list, whatever it was written as."""
+        return (self.path,) if isinstance(self.path, str) else self.path
+
+    def bind_adapter(self) -> Adapter:
+        """The adapter with its options.
+
+        Raises:
+            ConfigError: There is no such adapter, or it has no such option.
+        """
+        where = f'data set "{self.name}"'
+        if self.adapter not in ADAPTERS:
+            raise ConfigError(f'{where}: unknown adapter "{self.adapter}"; {nearest(self.adapter, ADAPTERS)}')
+        return bind(ADAPTERS[self.adapter], self.options, f"{where}: options")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,15 +287,10 @@ class _Source:
     """One data set: its rows, and which of them comes at its n-th draw."""
 
     def __init__(self, config: SourceConfig, seed: int) -> None:
-        if config.adapter not in ADAPTERS:
-            raise ConfigError(
-                f'data set "{config.name}": unknown adapter "{config.adapter}"; {nearest(config.adapter, ADAPTERS)}'
-            )
         self.name = config.name
         self.weight = config.weight
-        self.adapter = bind(ADAPTERS[config.adapter], config.options, f'data set "{config.name}": options')
-        patterns = (config.path,) if isinstance(config.path, str) else config.path
-        self.reader = open_reader(config.name, patterns, Path(config.images) if config.images else None)
+        self.adapter = config.bind_adapter()
+        self.reader = open_reader(config.name, config.patterns, Path(config.images) if config.images else None)
         if not len(self.reader):
             reasons = "; ".join(f"{fault.id}: {fault.detail}" for fault in self.reader.faults[:3])
             raise DataError(f'data set "{config.name}" holds no row at all. {reasons}')

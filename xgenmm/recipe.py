@@ -1,0 +1,455 @@
+"""A whole run: its settings, what only the whole can know about them, and the stages in their order.
+
+The only file that sees all parts. It puts them together; it has no loop of its own and no defaults of parts.
+"""
+
+import dataclasses
+import json
+import logging
+import math
+import subprocess
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from shutil import which
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from transformers import AutoTokenizer
+
+from xgenmm.config import ConfigError, decode, encode, nearest, override, read_yaml, to_yaml
+from xgenmm.data.loader import BatchConfig, Loader, SourceConfig, keyed
+from xgenmm.data.readers import find_files
+from xgenmm.inference.load import load
+from xgenmm.model.language import LoraConfig, embedding_table
+from xgenmm.model.vlm import XGenMMForConditionalGeneration
+from xgenmm.model.weights import ModelConfig, assemble, check_folder, read_encoder_config, save
+from xgenmm.objectives import OBJECTIVES
+from xgenmm.objectives.dpo import DpoConfig
+from xgenmm.objectives.next_token import NextTokenConfig
+from xgenmm.processor.processor import ProcessorConfig, XGenMMProcessor
+from xgenmm.processor.prompt import PROMPTS
+from xgenmm.training.checkpoint import CheckpointConfig, latest_checkpoint
+from xgenmm.training.metrics import peak_memory_mb
+from xgenmm.training.optim import OptimConfig
+from xgenmm.training.precision import Precision, lost_in, probe, put_back
+from xgenmm.training.trainer import Trainer, TrainerConfig
+
+log = logging.getLogger(__name__)
+
+RECIPES = Path(__file__).parent / "recipes"
+"""The recipes that come with the package."""
+PACKAGES = ("xgenmm", "torch", "transformers", "peft", "tokenizers", "safetensors", "numpy", "pillow")
+"""Whose versions are noted beside results."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Which parts of the model a stage trains."""
+
+    vision: bool = False
+    resampler: bool = True
+    language: bool | Literal["lora"] = True
+    """All of the language model with its embeddings, nothing of it, or LoRA adapters on it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """One stage of a run. Stages differ in their settings; they are all the same code."""
+
+    name: str
+    """Its folder's name."""
+    init: str | None = None
+    """Folder of weights to start from. By default those of the stage before; for the first one, `model`'s parts."""
+    data: tuple[SourceConfig, ...]
+    """The mixture."""
+    batch: BatchConfig
+    steps: int | None = None
+    """Optimizer steps. Either this or `epochs`."""
+    epochs: float | None = None
+    """Passes over the data; not with weights, which say how often a source comes without regard to its size."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    """Size of the adapters, where `train.language` is `lora`."""
+    objective: dict[str, Any] = field(default_factory=lambda: {"name": "next_token"})
+    """`name`, a key of `OBJECTIVES`, and its settings."""
+    optim: OptimConfig
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    processor: dict[str, Any] = field(default_factory=dict)
+    """What this stage sets differently from the recipe's `processor`."""
+    feature_cache: bool | None = None
+    """Keep features of the frozen vision encoder; by default as the recipe says."""
+
+    def objective_config(self) -> NextTokenConfig | DpoConfig:
+        """The objective's settings as their dataclass.
+
+        Raises:
+            ConfigError: There is no such objective, or it has no such setting.
+        """
+        where = f"recipe.stages.{self.name}.objective"
+        settings = dict(self.objective)
+        name = settings.pop("name", None)
+        if name not in OBJECTIVES:
+            raise ConfigError(f'{where}.name: there is no objective "{name}"; {nearest(str(name), OBJECTIVES)}')
+        return decode(OBJECTIVES[name], settings, where)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A whole run."""
+
+    name: str
+    """The run's folder is `output/name`."""
+    output: str = "runs"
+    seed: int = 0
+    precision: Literal["auto"] | Precision = "auto"
+    """Of computation; what trains is kept in float32. `auto`: bfloat16 if a probe finds it faster here and accurate."""
+    model: ModelConfig | None = None
+    """What a new model is made of; needed unless the first stage has `init`."""
+    processor: dict[str, Any] = field(default_factory=dict)
+    """Fields of `ProcessorConfig`, less `tile` and `tokens_per_tile`, which encoder and resampler say."""
+    feature_cache: bool = False
+    """Compute the frozen vision encoder's features of a tile once and keep them in the run's folder."""
+    stages: tuple[StageConfig, ...]
+    toy: str | None = None
+    """For `recipes/debug.yaml`: where `xgenmm train` first writes toy weights and data, if the folder is not there."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the run keeps everything."""
+        return Path(self.output) / self.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageResult:
+    """A stage that is done, or the model before the first one."""
+
+    name: str
+    """The stage's name, or `untrained`."""
+    folder: Path
+    """The stage's folder in the run."""
+    steps: int = 0
+    seconds: float = 0.0
+    """Time of training, over all interruptions."""
+    peak_memory_mb: float = 0.0
+    """Largest memory of the process up to the stage's end."""
+    skipped: bool = False
+    """It was done before this call."""
+    load: Callable[[], tuple[XGenMMForConditionalGeneration, XGenMMProcessor]]
+    """Gives model and processor, on the CPU, in float32, in evaluation mode: always as they are on disk."""
+
+
+Hook = Callable[[StageResult], None]
+
+
+def load_recipe(name: str, assignments: Iterable[str] = ()) -> Recipe:
+    """Read a recipe by its path, or one of ours by its name (`debug`, `paper/sft`), with `a.b=c` applied.
+
+    Raises:
+        ConfigError: There is none, or it does not decode.
+    """
+    path = Path(name)
+    shipped = {str(p.relative_to(RECIPES).with_suffix("")): p for p in sorted(RECIPES.rglob("*.yaml"))}
+    if not path.suffix and name in shipped:
+        path = shipped[name]
+    elif not path.is_file():
+        raise ConfigError(f'there is no recipe "{name}": neither a file nor one of ours; {nearest(name, shipped)}')
+    return decode(Recipe, override(read_yaml(path), assignments))
+
+
+def check(recipe: Recipe) -> None:
+    """Find the mistakes that can be found before anything is loaded: in all stages, so that none comes hours later.
+
+    Raises:
+        ConfigError: Names the place.
+    """
+    names = [stage.name for stage in recipe.stages]
+    if not names or len(set(names)) < len(names):
+        raise ConfigError(f"recipe.stages: at least one, each with a name of its own, not {names}")
+    first = recipe.stages[0]
+    if recipe.model is None and first.init is None:
+        raise ConfigError(f'recipe: the first stage "{first.name}" needs weights: set `model`, or the stage\'s `init`')
+    if recipe.model is not None and first.init is None:
+        _check_backbone("recipe.model.vision", recipe.model.vision)
+        _check_backbone("recipe.model.language", recipe.model.language)
+    for stage in recipe.stages:
+        where = f"recipe.stages.{stage.name}"
+        if Path(stage.name).name != stage.name or stage.name == "untrained":
+            raise ConfigError(f'{where}: "{stage.name}" cannot be the name of a stage, which is also a folder\'s')
+        if (stage.steps is None) == (stage.epochs is None):
+            raise ConfigError(f"{where}: give either steps or epochs")
+        if min(stage.steps or 1, stage.epochs or 1) <= 0:
+            raise ConfigError(f"{where}: steps and epochs must be above 0")
+        if not any((stage.train.vision, stage.train.resampler, stage.train.language)):
+            raise ConfigError(f"{where}.train: nothing trains; set vision, resampler or language")
+        stage.objective_config()
+        _check_processor({**recipe.processor, **stage.processor}, f"{where}.processor", whole=first.init is None)
+        if stage.init is not None:
+            check_folder(Path(stage.init))
+        for source in stage.data:
+            source.bind_adapter()
+            find_files(source.name, source.patterns)
+
+
+def run(recipe: Recipe, *, before_first: Hook | None = None, after_stage: Hook | None = None) -> list[StageResult]:
+    """Run the stages in order: finished ones are skipped, an unfinished one goes on from its newest checkpoint.
+
+    Args:
+        recipe: The whole run.
+        before_first: Gets the model as it is before the first stage, under the name `untrained`.
+        after_stage: Gets every stage when it is done, also those that were done before.
+
+    Raises:
+        ConfigError: Settings are wrong, or differ from those that the run's folder was begun with.
+        DataError, TrainingError, CheckpointError, WeightsError, Stopped, OSError: As the parts say.
+    """
+    check(recipe)
+    recipe.folder.mkdir(parents=True, exist_ok=True)
+    precision = _settle_precision(recipe)
+    recipe = dataclasses.replace(recipe, precision=precision)
+    if before_first is not None:
+        folder = recipe.folder / "untrained"
+        before_first(StageResult(name="untrained", folder=folder, load=lambda: build(recipe, recipe.stages[0])))
+    results = []
+    for number, stage in enumerate(recipe.stages):
+        result = _finished(recipe, number) or _train(recipe, number, precision)
+        log.info("%s %s", stage.name, "is done already" if result.skipped else f"done: {result.folder / 'weights'}")
+        results.append(result)
+        if after_stage is not None:
+            after_stage(result)
+    return results
+
+
+def build(recipe: Recipe, stage: StageConfig) -> tuple[XGenMMForConditionalGeneration, XGenMMProcessor]:
+    """Model and processor as they are when a stage begins, on the CPU, in float32. The same in every call.
+
+    Raises:
+        ConfigError: Parts and settings do not fit each other.
+        WeightsError: A folder lacks weights.
+    """
+    weights = _initial_weights(recipe, stage)
+    settings = {**recipe.processor, **stage.processor}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(keyed(recipe.seed, "model"))
+        try:
+            if weights is None:
+                return _assemble(recipe, settings)
+            model, saved = load(weights, attention=recipe.model.attention if recipe.model else "sdpa")
+            processor = _make_processor(saved.tokenizer, {**encode(saved.config), **settings})
+        except ConfigError:
+            raise
+        except ValueError as error:
+            raise ConfigError(f"recipe.stages.{stage.name}: {error}") from error
+    if len(processor.tokenizer) > len(embedding_table(model.language_model)):
+        raise ConfigError(
+            f'recipe.stages.{stage.name}.processor: "{processor.config.prompt}" needs tokens that {weights} lacks'
+        )
+    return model, processor
+
+
+def _assemble(recipe: Recipe, settings: Mapping[str, Any]) -> tuple[XGenMMForConditionalGeneration, XGenMMProcessor]:
+    assert recipe.model is not None
+    parts = {
+        "tile": read_encoder_config(recipe.model.vision).image_size,
+        "tokens_per_tile": recipe.model.resampler.latents,
+    }
+    processor = _make_processor(AutoTokenizer.from_pretrained(recipe.model.language), {**settings, **parts})
+    return assemble(recipe.model, processor).eval(), processor
+
+
+def _train(recipe: Recipe, number: int, precision: Precision) -> StageResult:
+    """Put a stage's parts together, train, and write its weights."""
+    stage = recipe.stages[number]
+    folder = recipe.folder / stage.name
+    folder.mkdir(parents=True, exist_ok=True)
+    _note_settings(recipe, number, folder)
+    model, processor = build(recipe, stage)
+    objective_config = stage.objective_config()
+    pairs = isinstance(objective_config, DpoConfig)
+    loader = Loader(stage.data, stage.batch, processor, pairs=pairs, seed=keyed(recipe.seed, stage.name))
+    steps = _number_of_steps(stage, loader)
+    loader.check()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(keyed(recipe.seed, "lora", stage.name))
+        model.set_trainable(**vars(stage.train), lora=stage.lora)
+    dtype = getattr(torch, precision)
+    originals = lost_in(model, dtype)
+    model.to_compute_dtype(dtype)
+    nn.Module.to(model, device)
+    cache = recipe.feature_cache if stage.feature_cache is None else stage.feature_cache
+    model.use_feature_cache(recipe.folder / "features" if cache else None)
+    trainer = Trainer(
+        name=stage.name,
+        model=model,
+        objective=objective_config.build(model),  # before a checkpoint is loaded: its reference is the model as it was
+        loader=loader,
+        config=TrainerConfig(
+            steps=steps,
+            seed=keyed(recipe.seed, stage.name),
+            precision=precision,
+            optim=stage.optim,
+            checkpoint=stage.checkpoint,
+        ),
+        folder=folder,
+    )
+    progress = trainer.run()
+    nn.Module.to(model, "cpu")
+    put_back(model, originals)
+    figures = {"steps": steps, "seconds": progress.seconds, "peak_memory_mb": peak_memory_mb(device)}
+    (folder / "result.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
+    save(model, processor, folder / "weights", card=_card(recipe, number))
+    return StageResult(name=stage.name, folder=folder, load=lambda: load(folder / "weights"), **figures)
+
+
+def _finished(recipe: Recipe, number: int) -> StageResult | None:
+    """The result of a stage that has its weights; None if it has still to be done."""
+    stage = recipe.stages[number]
+    folder = recipe.folder / stage.name
+    if not (folder / "weights").is_dir():
+        return None
+    _compare_settings(recipe, number, folder)
+    figures = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    return StageResult(name=stage.name, folder=folder, skipped=True, load=lambda: load(folder / "weights"), **figures)
+
+
+def _initial_weights(recipe: Recipe, stage: StageConfig) -> Path | None:
+    number = recipe.stages.index(stage)
+    if stage.init is not None:
+        return Path(stage.init)
+    return recipe.folder / recipe.stages[number - 1].name / "weights" if number else None
+
+
+def _make_processor(tokenizer: Any, settings: Mapping[str, Any]) -> XGenMMProcessor:
+    return XGenMMProcessor(tokenizer, decode(ProcessorConfig, dict(settings), "recipe.processor"))
+
+
+def _number_of_steps(stage: StageConfig, loader: Loader) -> int:
+    if stage.steps is not None:
+        return stage.steps
+    assert stage.epochs is not None
+    if loader.epoch_rows is None:
+        raise ConfigError(f"recipe.stages.{stage.name}: with weights, sources have no common epoch; give steps")
+    return math.ceil(stage.epochs * loader.epoch_rows / stage.batch.size)
+
+
+def _settle_precision(recipe: Recipe) -> Precision:
+    """What the recipe says, or what was found when the run began: a run does not change its arithmetic half-way."""
+    if recipe.precision != "auto":
+        return recipe.precision
+    path = recipe.folder / "precision.json"
+    if not path.exists():
+        result = probe(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        log.info("computing in %s: bfloat16 is %.1f times as fast here", result.choice, result.speed_up)
+        path.write_text(json.dumps({"choice": result.choice, **encode(result)}), encoding="utf-8")
+    choice = json.loads(path.read_text(encoding="utf-8"))["choice"]
+    return "bfloat16" if choice == "bfloat16" else "float32"
+
+
+def _check_backbone(where: str, name: str) -> None:
+    """Refuse what is neither a folder nor looks like a name on a hub (`name` or `owner/name`)."""
+    if not Path(name).is_dir() and (name.count("/") > 1 or name.startswith((".", "/", "~"))):
+        raise ConfigError(f"{where}: there is no folder {name}")
+
+
+def _check_processor(settings: Mapping[str, Any], where: str, *, whole: bool) -> None:
+    said_elsewhere = {"tile": "the vision encoder", "tokens_per_tile": "model.resampler.latents"}
+    for name, owner in said_elsewhere.items():
+        if name in settings:
+            raise ConfigError(f"{where}.{name}: {owner} says this already")
+    others: dict[str, Any] = {"prompt": "", "mean": [0.0] * 3, "std": [1.0] * 3, "grids": [], "max_tokens": 1}
+    filled = {**({} if whole else others), **settings, "tile": 1, "tokens_per_tile": 1}
+    prompt = decode(ProcessorConfig, filled, where).prompt
+    if prompt and prompt not in PROMPTS:
+        raise ConfigError(f'{where}.prompt: there is no format "{prompt}"; {nearest(prompt, PROMPTS)}')
+
+
+def _note_settings(recipe: Recipe, number: int, folder: Path) -> None:
+    """Write the settings of a stage that begins; refuse to go on with others."""
+    if latest_checkpoint(folder / "checkpoints") is not None:
+        _compare_settings(recipe, number, folder)
+        return
+    text = to_yaml(encode(dataclasses.replace(recipe, stages=recipe.stages[: number + 1])))
+    (folder / "recipe.yaml").write_text(f"{_versions()}\n{text}", encoding="utf-8")
+
+
+def _compare_settings(recipe: Recipe, number: int, folder: Path) -> None:
+    """Make sure that what is in a stage's folder came from these settings, its own and those of the stages before.
+
+    Raises:
+        ConfigError: Names the settings that differ.
+    """
+    path = folder / "recipe.yaml"
+    now, then = _settings_that_matter(encode(recipe), number), _settings_that_matter(read_yaml(path), number)
+    different = [
+        f"{place} was {then.get(place, 'not set')} and is {now.get(place, 'not set')}"
+        for place in sorted(now.keys() | then.keys())
+        if now.get(place) != then.get(place)
+    ]
+    if different:
+        raise ConfigError(
+            f"{folder} was begun with other settings: {'; '.join(different[:5])}. Take them back, give the run another "
+            f"name (name=...), or remove {folder} and what comes after it to train them again"
+        )
+
+
+def _settings_that_matter(settings: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """Everything that decides a stage's weights, flat. Where the run lies and when it saves does not."""
+    stages = {
+        stage["name"]: {key: value for key, value in stage.items() if key not in ("checkpoint", "name")}
+        for stage in settings["stages"][: number + 1]
+    }
+    others = ("seed", "precision", "model", "processor", "feature_cache")
+    return _flatten({**{name: settings[name] for name in others}, "stages": stages})
+
+
+def _flatten(value: Any, place: str = "") -> dict[str, Any]:
+    if isinstance(value, list):
+        value = {item.get("name", n) if isinstance(item, dict) else n: item for n, item in enumerate(value)}
+    if not isinstance(value, dict):
+        return {place: value}
+    return {k: v for key, item in value.items() for k, v in _flatten(item, f"{place}.{key}" if place else key).items()}
+
+
+def _versions() -> str:
+    """Versions of what the result depends on, as comment lines."""
+    lines = [f"# {' '.join(f'{name} {version(name)}' for name in PACKAGES)}"]
+    source = Path(__file__).parent
+    if which("git"):
+        command = ["git", "-C", str(source), "rev-parse", "HEAD"]
+        commit = subprocess.run(command, capture_output=True, text=True, check=False)
+        if commit.returncode == 0:
+            lines.append(f"# commit {commit.stdout.strip()}")
+    return "\n".join(lines)
+
+
+def _card(recipe: Recipe, number: int) -> str:
+    """The model card: where the weights come from, how to load them, and the whole recipe."""
+    stages = recipe.stages[: number + 1]
+    settings = to_yaml(encode(dataclasses.replace(recipe, stages=stages)))
+    return f"""---
+library_name: transformers
+pipeline_tag: image-text-to-text
+---
+
+# {recipe.name}: {stages[-1].name}
+
+An xGen-MM model, trained by the package xgenmm (arXiv 2408.08872) in {len(stages)} stage(s):
+{", ".join(stage.name for stage in stages)}.
+
+```python
+import xgenmm  # registers the classes; no remote code
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+model = AutoModelForImageTextToText.from_pretrained("path/to/this/folder")
+processor = AutoProcessor.from_pretrained("path/to/this/folder")
+```
+
+The licences of its backbones and of its data are those of the folders and files named below.
+
+```yaml
+{_versions()}
+{settings}```
+"""
