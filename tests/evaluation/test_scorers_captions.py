@@ -96,7 +96,7 @@ def test_one_image_has_no_informative_ngram():
 
 
 def test_cider_by_hand():
-    # "a" has df 1 of 2 images, so weight log 2 on both sides: cosine 1 for unigrams, no longer n-grams, a quarter of 10.
+    # "a" has df 1 of 2 images: weight log 2 on both sides, cosine 1 for unigrams, no longer n-grams, a quarter of 10
     assert cider(["a", "b"], [["a"], ["c"]], tokenized=True).per_image == pytest.approx([2.5, 0.0])
 
 

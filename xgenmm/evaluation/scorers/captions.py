@@ -13,11 +13,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xgenmm.evaluation.scorers.ptb import ptb_tokenize_corpus
+from xgenmm.evaluation.scorers.profiles import (
+    LMMS_EVAL,
+    PYCOCOEVALCAP,
+    VLMEVALKIT_2026,
+    Case,
+    Rules,
+    Scored,
+    ScorerTable,
+)
+from xgenmm.evaluation.scorers.ptb import ptb_tokenize, ptb_tokenize_corpus
 
 MAX_ORDER = 4
 """Longest n-gram of BLEU and CIDEr."""
@@ -262,7 +272,8 @@ def _clipped_dot(key: Ints, weight: Floats, is_ref: NDArray[np.bool_], ref_of_ro
         return np.zeros(n_refs)
     at = np.minimum(np.searchsorted(hyp_key, key[is_ref]), len(hyp_key) - 1)
     shared = np.where(hyp_key[at] == key[is_ref], hyp_weight[at], 0.0)
-    return np.bincount(ref_of_row[is_ref], np.minimum(shared, weight[is_ref]) * weight[is_ref], minlength=n_refs)
+    products: Floats = np.minimum(shared, weight[is_ref]) * weight[is_ref]
+    return np.bincount(ref_of_row[is_ref], products, minlength=n_refs).astype(np.float64, copy=False)
 
 
 def _bleu(corpus: _Corpus) -> BleuResult:
@@ -330,7 +341,7 @@ def _lcs_lengths(words: _Words, left: Ints, right: Ints) -> Ints:
         chunk = short[start : start + LCS_CHUNK]
         result[chunk] = _lcs_batch(words.table(left[chunk], -1), words.table(right[chunk], -2), left_length[chunk])
     for i in np.flatnonzero(left_length > LCS_BITS):
-        result[i] = _lcs_one(words.sentence(left[i]), words.sentence(right[i]))
+        result[i] = _lcs_one(words.sentence(int(left[i])), words.sentence(int(right[i])))
     return result
 
 
@@ -361,3 +372,68 @@ def _lcs_one(left: Sequence[int], right: Sequence[int]) -> int:
 
 def _metric(per_image: Floats) -> MetricResult:
     return MetricResult(float(np.mean(per_image)) if len(per_image) else 0.0, tuple(per_image.tolist()))
+
+
+# ---- parity cases ----
+
+
+def _of_inputs(cases: Sequence[Case], *, tokenized: bool) -> CaptionScores:
+    return caption_scores(
+        [case["prediction"] for case in cases], [case["references"] for case in cases], tokenized=tokenized
+    )
+
+
+def _together(cases: Sequence[Case]) -> list[dict[str, Any]]:
+    """What pycocoevalcap gives every image of a corpus."""
+    scores = _of_inputs(cases, tokenized=False)
+    return [
+        {
+            "pred_tokens": scores.candidate_tokens[i],
+            "ref_tokens": list(scores.reference_tokens[i]),
+            "cider": scores.cider.per_image[i],
+            "rouge_l": scores.rouge_l.per_image[i],
+            **{f"bleu_{order + 1}": value for order, value in enumerate(scores.bleu.per_image[i])},
+        }
+        for i in range(len(cases))
+    ]
+
+
+def _alone(case: Case) -> dict[str, Any]:
+    """The same of one image; its CIDEr is left out, because that depends on the whole corpus."""
+    return {name: value for name, value in _together([case])[0].items() if name != "cider"}
+
+
+def _raw_scores(cases: Sequence[Scored]) -> dict[str, Any]:
+    """VLMEvalKit's names and percentages, from strings that nothing tokenised."""
+    scores = _of_inputs([case.input for case in cases], tokenized=True)
+    return {
+        "Bleu": [100 * value for value in scores.bleu.scores],
+        "ROUGE_L": 100 * scores.rouge_l.score,
+        "CIDEr": 100 * scores.cider.score,
+    }
+
+
+def _tokenized_scores(cases: Sequence[Scored]) -> dict[str, Any]:
+    return _of_inputs([case.input for case in cases], tokenized=False).as_dict()
+
+
+def _tokenized_percent(cases: Sequence[Scored]) -> dict[str, Any]:
+    scores = _of_inputs([case.input for case in cases], tokenized=False)
+    return {
+        "Bleu": [100 * value for value in scores.bleu.scores],
+        "ROUGE_L": 100 * scores.rouge_l.score,
+        "CIDEr": 100 * scores.cider.score,
+    }
+
+
+_PYCOCOEVALCAP = Rules(case=_alone, together=_together, aggregate=_tokenized_scores)
+
+SCORERS: ScorerTable = {
+    "ptb_tokenize": {PYCOCOEVALCAP: Rules(case=lambda case: {"tokenized": ptb_tokenize(case["text"])})},
+    "caption_metrics": {
+        PYCOCOEVALCAP: _PYCOCOEVALCAP,
+        LMMS_EVAL: _PYCOCOEVALCAP,
+        # Nothing is reported per image, and nothing is tokenised; the corrected numbers are the tokenised ones.
+        VLMEVALKIT_2026: Rules(case=lambda _: {}, aggregate=_raw_scores, corrected=_tokenized_percent),
+    },
+}

@@ -113,7 +113,7 @@ _CURRENCY = {
     "\u20ac": "$",
 }
 _OPENING, _CLOSING = "\u201c\u2018\u00ab\u2039", "\u201d\u2019\u00bb\u203a"
-_QUOTES = dict(zip(_OPENING + _CLOSING, ["``", "`", "``", "`", "''", "'", "''", "'"], strict=True))
+_QUOTES: dict[str, str] = dict(zip(_OPENING + _CLOSING, ["``", "`", "``", "`", "''", "'", "''", "'"], strict=True))
 
 Emit = Callable[[str], tuple[str, int]]
 """From the matched text to the token to write and the characters it uses up; the rest of the match is read again."""
