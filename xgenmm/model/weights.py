@@ -125,7 +125,7 @@ def assemble(config: ModelConfig, processor: Processor) -> XGenMMForConditionalG
             f"the resampler makes {config.resampler.latents} tokens of a tile and the processor writes "
             f"{processor.config.tokens_per_tile} placeholders: both are the resampler's number of latents"
         )
-    with _without_progress_bars():
+    with without_progress_bars():
         encoder = _backbone(encoder_entry(encoder_config).model, config.vision, config=encoder_config)
         language = _backbone(AutoModelForCausalLM, config.language)
     _add_new_tokens(language, config.language, processor.tokenizer)
@@ -204,7 +204,7 @@ def load(path: Path, *, dtype: Dtype = "float32", attention: Attention = "sdpa")
         WeightsError: There is no such folder, it is not one of ours, or weights are missing, left over or damaged.
     """
     check_folder(path)
-    with _without_progress_bars():
+    with without_progress_bars():
         model = _backbone(
             XGenMMForConditionalGeneration, str(path), dtype=dtype, attn_implementation={"text_config": attention}
         )
@@ -278,7 +278,7 @@ def _put_in_place(partial: Path, path: Path) -> None:
 
 
 @contextmanager
-def _without_progress_bars() -> Iterator[None]:
+def without_progress_bars() -> Iterator[None]:
     """Transformers draws a bar for every model that it reads, also into logs."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()

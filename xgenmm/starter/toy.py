@@ -17,6 +17,8 @@ from PIL import Image, ImageDraw
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, SiglipVisionConfig, SiglipVisionModel
 
+from xgenmm.model.weights import without_progress_bars
+
 COLOURS = {
     "red": (220, 30, 30),
     "green": (30, 170, 60),
@@ -41,7 +43,7 @@ def write_toy(folder: Path, seed: int = 0) -> None:
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     (partial / "images").mkdir(parents=True)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), without_progress_bars():
         torch.manual_seed(seed)
         write_language_model(partial / "language")
         write_vision_encoder(partial / "vision")
