@@ -1,0 +1,172 @@
+"""The command `xgenmm`: parses, calls one function, prints. Imports nothing heavy before it knows that it must."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xgenmm import __version__
+
+if TYPE_CHECKING:
+    from xgenmm.inference.generate import GenerationConfig
+
+PROGRAM = "xgenmm"
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; gives the exit code: 0 only on success, 1 for a failure, 2 for a mistake in command or recipe.
+
+    A run that a signal stopped exits with 128 + its number, as the shell does (130 for Ctrl-C).
+    """
+    options = _parser().parse_args(arguments)
+    _prepare()
+    try:
+        options.function(options)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except Exception as error:
+        code = _exit_code(error)
+        if code is None:
+            raise
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        return code
+    return 0
+
+
+def _train(options: argparse.Namespace) -> None:
+    from xgenmm import recipe as recipes
+
+    recipe = recipes.load_recipe(options.recipe, options.settings)
+    if recipe.toy is not None:
+        from xgenmm.starter.toy import write_toy
+
+        write_toy(Path(recipe.toy))
+    results = recipes.run(recipe)
+    print(f"weights: {results[-1].folder / 'weights'}")
+
+
+def _chat(options: argparse.Namespace) -> None:
+    from xgenmm.inference.chat import Chat, run_chat
+    from xgenmm.inference.load import load
+
+    config = _generation(options)
+    model, processor = load(options.weights, device=_device())
+    chat = Chat(model, processor, config)
+    run_chat(chat, input, lambda text: print(text, end="", flush=True), options.image)
+
+
+def _generate(options: argparse.Namespace) -> None:
+    from xgenmm.inference.generate import stream
+    from xgenmm.inference.load import load
+    from xgenmm.types import Conversation, Document, Picture, Turn
+
+    config = _generation(options)
+    model, processor = load(options.weights, device=_device())
+    parts = (*(Picture(source=path, name=str(path)) for path in options.image), options.text)
+    sample: Conversation | Document = Conversation(id="command line", turns=(Turn(role="user", parts=parts),))
+    if options.plain:
+        sample = Document(id="command line", parts=parts)
+    for piece in stream(model, processor, sample, config):
+        print(piece, end="", flush=True)
+    print()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=PROGRAM, description="Train, look at and talk to xGen-MM (BLIP-3) models.")
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
+
+    train = verbs.add_parser("train", help="run the stages of a recipe; the same command again resumes")
+    train.add_argument("recipe", metavar="RECIPE", help="a YAML file, or one of ours by its name: debug, paper/sft, …")
+    train.add_argument("settings", metavar="a.b=c", nargs="*", help="settings that replace the recipe's")
+    train.set_defaults(function=_train)
+
+    chat = verbs.add_parser("chat", help="talk to a model at the terminal")
+    _add_generation(chat)
+    chat.set_defaults(function=_chat)
+
+    generate = verbs.add_parser("generate", help="one answer to one text, with or without pictures")
+    _add_generation(generate)
+    generate.add_argument("text", metavar="TEXT", help="what to ask, or with --plain what to continue")
+    generate.add_argument("--plain", action="store_true", help="continue the text instead of answering it")
+    generate.set_defaults(function=_generate)
+    return parser
+
+
+def _add_generation(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("weights", metavar="WEIGHTS", type=Path, help="a folder of weights, as runs/NAME/STAGE/weights")
+    parser.add_argument(
+        "--image", metavar="PATH", type=Path, action="append", default=[], help="may be given repeatedly"
+    )
+    parser.add_argument("--max-new-tokens", type=int, default=256, help="longest answer (default: %(default)s)")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 always takes the likeliest token (default)")
+    parser.add_argument("--top-p", type=float, default=1.0, help="draw among the likeliest tokens of this probability")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws (default: %(default)s)")
+
+
+def _generation(options: argparse.Namespace) -> "GenerationConfig":
+    from xgenmm.config import ConfigError
+    from xgenmm.inference.generate import GenerationConfig
+
+    names = ("max_new_tokens", "temperature", "top_p", "seed")
+    try:
+        return GenerationConfig(**{name: getattr(options, name) for name in names})
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _prepare() -> None:
+    """What must be settled before torch is imported, and how the package's messages are shown."""
+    # Idle OpenMP threads spin by default: two processes on one machine then cost each other a factor of two to four.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    handler = _ToStderr()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger(PROGRAM)
+    logger.handlers.clear()  # a test may call `main` repeatedly in one process
+    logger.addHandler(handler)
+    logger.propagate = False
+    logger.setLevel(logging.INFO)
+
+
+class _ToStderr(logging.Handler):
+    """Writes to what `sys.stderr` is at the moment: while a progress bar is shown, a stream that knows of the bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _exit_code(error: Exception) -> int | None:
+    """The exit code for what a user can mend and the message explains; None for a bug, whose traceback is wanted.
+
+    The classes are imported only now, when something has gone wrong.
+    """
+    from xgenmm.config import ConfigError
+
+    if isinstance(error, ConfigError):
+        return EXIT_USAGE
+    from xgenmm.data.quarantine import DataError
+    from xgenmm.model.weights import WeightsError
+    from xgenmm.processor.images import ImageError
+    from xgenmm.processor.processor import PromptTooLong
+    from xgenmm.training.checkpoint import CheckpointError
+    from xgenmm.training.trainer import Stopped, TrainingError
+
+    if isinstance(error, Stopped):
+        return 128 + error.signal_number
+    told = (DataError, WeightsError, ImageError, PromptTooLong, CheckpointError, TrainingError, OSError)
+    return EXIT_FAILED if isinstance(error, told) else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
