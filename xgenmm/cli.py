@@ -37,6 +37,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _quickstart(options: argparse.Namespace) -> None:
+    from xgenmm.quickstart import quickstart
+
+    report = quickstart(fast=options.fast, stamps=options.with_stamps, output=options.output)
+    print(f"report: {report}\nchat:   {PROGRAM} chat {report.parent / 'safety' / 'weights'} --image PICTURE")
+
+
+def _starter(options: argparse.Namespace) -> None:
+    from xgenmm.starter.build import build
+
+    print(f"the starter's data and weights: {build(options.folder, stamps=options.with_stamps)}")
+
+
 def _train(options: argparse.Namespace) -> None:
     from xgenmm import recipe as recipes
 
@@ -80,6 +93,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
 
+    quick = verbs.add_parser("quickstart", help="the whole chain on the starter's data; ends with a report and a model")
+    quick.add_argument("--fast", action="store_true", help="half the steps and cruder figures")
+    quick.add_argument("--output", default="runs", help="the run's folder is OUTPUT/quickstart (default: %(default)s)")
+    _add_stamps(quick)
+    quick.set_defaults(function=_quickstart)
+
+    starter = verbs.add_parser("starter", help="build only the starter's data and weights")
+    starter.add_argument("--folder", type=Path, default=Path("data/starter"), help="(default: %(default)s)")
+    _add_stamps(starter)
+    starter.set_defaults(function=_starter)
+
     train = verbs.add_parser("train", help="run the stages of a recipe; the same command again resumes")
     train.add_argument("recipe", metavar="RECIPE", help="a YAML file, or one of ours by its name: debug, paper/sft, …")
     train.add_argument("settings", metavar="a.b=c", nargs="*", help="settings that replace the recipe's")
@@ -95,6 +119,12 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--plain", action="store_true", help="continue the text instead of answering it")
     generate.set_defaults(function=_generate)
     return parser
+
+
+def _add_stamps(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--with-stamps", action="store_true", help="train on Tux Paint's photographs too, if they are installed"
+    )
 
 
 def _add_generation(parser: argparse.ArgumentParser) -> None:
@@ -159,12 +189,13 @@ def _exit_code(error: Exception) -> int | None:
     from xgenmm.model.weights import WeightsError
     from xgenmm.processor.images import ImageError
     from xgenmm.processor.processor import PromptTooLong
+    from xgenmm.starter.fetch import StarterError
     from xgenmm.training.checkpoint import CheckpointError
     from xgenmm.training.trainer import Stopped, TrainingError
 
     if isinstance(error, Stopped):
         return 128 + error.signal_number
-    told = (DataError, WeightsError, ImageError, PromptTooLong, CheckpointError, TrainingError, OSError)
+    told = (StarterError, DataError, WeightsError, ImageError, PromptTooLong, CheckpointError, TrainingError, OSError)
     return EXIT_FAILED if isinstance(error, told) else None
 
 

@@ -413,9 +413,14 @@ def _flatten(value: Any, place: str = "") -> dict[str, Any]:
     return {k: v for key, item in value.items() for k, v in _flatten(item, f"{place}.{key}" if place else key).items()}
 
 
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that a result depends on."""
+    return {name: version(name) for name in PACKAGES}
+
+
 def _versions() -> str:
     """Versions of what the result depends on, as comment lines."""
-    lines = [f"# {' '.join(f'{name} {version(name)}' for name in PACKAGES)}"]
+    lines = [f"# {' '.join(f'{name} {number}' for name, number in package_versions().items())}"]
     source = Path(__file__).parent
     if which("git"):
         command = ["git", "-C", str(source), "rev-parse", "HEAD"]

@@ -1,7 +1,7 @@
 """The values that travel along the path: Sample -> Example -> Batch. Knows nothing of files, tokens' texts or models.
 
-Letters in shapes mean the same everywhere: B rows of a batch, L tokens of a row, T tiles (all images together), N images,
-S side of a tile in pixels, P vision patches of a tile, K latents (= vision tokens) of a tile, D width.
+Letters in shapes mean the same everywhere: B rows of a batch, L tokens of a row, T tiles (all images together),
+N images, S side of a tile in pixels, P vision patches of a tile, K latents (= vision tokens) of a tile, D width.
 """
 
 from dataclasses import dataclass
@@ -32,13 +32,20 @@ class Picture:
     """What messages about this picture call it: a path, a member of a shard, a URL."""
 
 
-Part = str | Picture
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """Text of a document that a model is given and not asked to predict: words that ask for what follows them."""
+
+    text: str
+
+
+Part = str | Picture | Given
 """A piece of a text in reading order. Text is always plain text: special tokens spelled out in it stay letters."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Document:
-    """Text and pictures in reading order: a caption pair or an interleaved page. All its text is supervised."""
+    """Text and pictures in reading order: a caption pair or a page. All text but `Given` is supervised."""
 
     id: str
     parts: tuple[Part, ...]
@@ -62,7 +69,7 @@ class Conversation:
 
 @dataclass(frozen=True, kw_only=True)
 class Preference:
-    """A prompt (a conversation that ends with the user) with an answer that people preferred and one that they did not."""
+    """A prompt (a conversation that ends with the user), an answer that people preferred and one that they did not."""
 
     id: str
     prompt: Conversation
@@ -87,7 +94,7 @@ class Example:
     pixel_values: Float[Tensor, "T 3 S S"]
     """Normalised tiles of all images, base tile first, then row by row."""
     image_layouts: Int[Tensor, "N 4"]
-    """Per image: rows and columns of its grid (0, 0: base tile only), and height and width of the original in pixels."""
+    """Per image: rows and columns of its grid (0, 0: base tile only), height and width of the original in pixels."""
     branches: Int[Tensor, " L"] | None = None
     """For a row that holds several continuations of one beginning (`processor.branching`): 0 in the shared trunk, and
     1, 2, ... in the branches, which see the trunk and themselves. None: plain text from left to right."""

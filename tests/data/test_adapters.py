@@ -11,7 +11,7 @@ from PIL import Image
 from xgenmm.data.adapters import ADAPTERS, MARKER, split_tiff
 from xgenmm.data.quarantine import BadSample
 from xgenmm.data.readers import Row
-from xgenmm.types import Picture
+from xgenmm.types import Given, Picture
 
 ROOT = Path("/data")
 
@@ -190,3 +190,9 @@ def test_independent_questions_each_begin_with_the_pictures():
     shared = ("First ", picture("a.png"), " then ", picture("b.png"))
     assert [turn.parts for turn in one.turns] == [(*shared, "\nWhich is red?"), ("The first.",)]
     assert [turn.parts for turn in two.turns] == [(*shared, "\nWhich is blue?"), ("The second.",)]
+
+
+def test_a_caption_with_a_prompt_is_predicted_and_its_prompt_is_given():
+    captions = [{"prompt": "Kind:", "caption": "animal."}]
+    document = adapt("caption_pairs", {"png": b"png", "json": json.dumps({"captions": captions}).encode()})
+    assert document.parts[1:] == (Given(text="Kind:"), " animal.")

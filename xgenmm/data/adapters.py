@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from xgenmm.data.quarantine import BadSample
 from xgenmm.data.readers import PICTURE_SUFFIXES, Row
-from xgenmm.types import Conversation, Document, Part, Picture, Preference, Sample, Turn
+from xgenmm.types import Conversation, Document, Given, Part, Picture, Preference, Sample, Turn
 
 Role = Literal["system", "user", "assistant"]
 MARKER = "<image>"
@@ -25,7 +25,8 @@ def caption_pairs(
 ) -> Sample | tuple[Sample, ...]:
     """A picture with its caption: img2dataset shards (`{key}.jpg`, `.txt`, `.json`) or a folder of such files.
 
-    A list `captions` in the JSON goes before the text file.
+    A list `captions` in the JSON goes before the text file. Each of its entries is a text, or an object with a `prompt`
+    and a `caption`: the prompt is given to the model and not predicted.
 
     Args:
         row: A tar's or a folder's row.
@@ -40,18 +41,23 @@ def caption_pairs(
     metadata = _json_member(row, "json") if "json" in row.fields else {}
     captions = _optional(metadata, "captions", list)
     if captions is not None:
-        if not captions or not all(isinstance(caption, str) for caption in captions):
-            raise BadSample("schema_wrong_type", '"captions" must be a list of texts')
+        if not captions:
+            raise BadSample("schema_wrong_type", 'the list "captions" is empty')
         captions = captions if every else [rng.choice(captions)]
     elif "txt" in row.fields:
         captions = [_text_member(row, "txt")]
     else:
         raise BadSample("sample_incomplete", 'neither a ".txt" member nor "captions" in a ".json" one')
     picture = _picture_member(row)
-    documents = (
-        Document(id=row.id, parts=(picture, prefix + _not_blank(caption, "caption").strip())) for caption in captions
-    )
+    documents = (Document(id=row.id, parts=(picture, *_caption_parts(caption, prefix))) for caption in captions)
     return tuple(documents) if every else next(documents)
+
+
+def _caption_parts(caption: Any, prefix: str) -> tuple[Part, ...]:
+    if isinstance(caption, dict):
+        prompt, text = (_not_blank(_required(caption, name, str), name).strip() for name in ("prompt", "caption"))
+        return Given(text=prefix + prompt), f" {text}"
+    return (prefix + _not_blank(_typed(caption, str, "captions"), "caption").strip(),)
 
 
 def mint(row: Row, rng: random.Random, *, max_images: int = 30) -> Document:

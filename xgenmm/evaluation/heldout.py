@@ -1,10 +1,11 @@
 """Measures a model on the held-out sets of the starter: what it sees, prefers and refuses, each beside its control.
 
-Every figure that should come from looking at the picture is measured twice: with the picture, and with a control that has
-everything but the picture's content (another held-out picture, or white paper). A model that ignores pictures scores the
-same on both.
+Every figure that should come from looking at the picture is measured twice: with the picture, and with a control that
+has everything but the picture's content (another held-out picture, or white paper). A model that ignores pictures
+scores the same on both.
 
-The sets are files of one JSON object a line, in one folder; picture names are relative to it (`starter.build` writes them):
+The sets are files of one JSON object a line, in one folder (`starter.build` writes them); picture names are relative
+to it:
 
     captions.jsonl     id, image, prefix, caption, references, distractors
     choices.jsonl      id, task, images, question, choices, answer (a place in choices)
@@ -34,8 +35,10 @@ from xgenmm.processor.processor import XGenMMProcessor
 from xgenmm.types import Conversation, Document, Part, Picture, Turn
 
 MARKER = "<image>"
-CAPTION_TOKENS, ANSWER_TOKENS, REPLY_TOKENS = 12, 16, 20
+CAPTION_TOKENS, ANSWER_TOKENS, REPLY_TOKENS = 8, 20, 10
 """Longest answers in tokens. A refusal shows in its first words; longer replies would only cost time."""
+YES_NO = "yes_no"
+"""The task whose share of "Yes" is a figure of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,20 +125,38 @@ class HeldOut:
     """A model together with the held-out sets in one folder."""
 
     def __init__(
-        self, model: XGenMMForConditionalGeneration, processor: XGenMMProcessor, folder: Path, batch_size: int = 32
+        self,
+        model: XGenMMForConditionalGeneration,
+        processor: XGenMMProcessor,
+        folder: Path,
+        *,
+        limit: int | None = None,
+        batch_size: int = 16,
     ):
+        """Put the parts together.
+
+        Args:
+            model: Whose figures are wanted.
+            processor: Its processor.
+            folder: Where the sets are.
+            limit: Take only so many entries of each set, and of each task; all by default.
+            batch_size: Prompts of one forward pass.
+        """
         self.model = model
         self.processor = processor
         self.folder = folder
+        self.limit = limit
         self.batch_size = batch_size
         self.blank = white_paper(processor.config.tile)
 
     def measure(self) -> Measured:
         """All figures. Raises ConfigError naming the file and the line of an entry that cannot be read."""
-        figures = self.captions(self._read("captions.jsonl", Caption))
+        figures = self.captions(self._read("captions.jsonl", Caption)[: self.limit])
         figures |= self.choices(self._read("choices.jsonl", Choice))
-        figures |= self.preferences(self._read("preferences.jsonl", Pair))
-        figures |= self.requests(self._read("requests.jsonl", Request))
+        figures |= self.preferences(self._read("preferences.jsonl", Pair)[: self.limit])
+        requests = self._read("requests.jsonl", Request)
+        unsafe, safe = ([one for one in requests if one.unsafe == wanted][: self.limit] for wanted in (True, False))
+        figures |= self.requests([*unsafe, *safe])
         return Measured(figures=figures, answers=self.talks(self._read("talks.jsonl", Talk)))
 
     def captions(self, entries: Sequence[Caption]) -> dict[str, Figure]:
@@ -147,7 +168,9 @@ class HeldOut:
         prompts = [self._document(entry.image, entry.prefix) for entry in entries]
         names = [[entry.caption, *entry.distractors] for entry in entries]
         seen = score(self.model, self.processor, prompts, names, batch_size=self.batch_size)
-        others = [self._document(other.image, entry.prefix) for entry, other in zip(entries, rotated(entries), strict=True)]
+        others = [
+            self._document(other.image, entry.prefix) for entry, other in zip(entries, rotated(entries), strict=True)
+        ]
         shuffled = score(self.model, self.processor, others, [row[:1] for row in names], batch_size=self.batch_size)
         prior = self._prior(entries)
         first = []
@@ -160,16 +183,17 @@ class HeldOut:
             "caption_loss_true": ratio([-row[0].logp for row in seen], [row[0].tokens for row in seen]),
             "caption_loss_shuffled": ratio([-row[0].logp for row in shuffled], [row[0].tokens for row in shuffled]),
             "rank_at_10": share(first),
-            "cider": mean([100 * one for one in agreement.per_item]),
+            "cider": mean([100 * one for one in agreement.per_image]),
         }
 
     def choices(self, entries: Sequence[Choice]) -> dict[str, Figure]:
-        """Per task: share of right answers by likelihood, with the pictures and with white paper, and of the commonest."""
+        """Per task: share of right answers by likelihood, with the pictures and on white paper, and of the commonest."""
         by_task: dict[str, list[Choice]] = defaultdict(list)
         for entry in entries:
             by_task[entry.task].append(entry)
         figures = {}
-        for task, group in by_task.items():
+        for task, whole in by_task.items():
+            group = whole[: self.limit]
             picked = self._pick(group, blank=False)
             right = [choice == entry.answer for choice, entry in zip(picked, group, strict=True)]
             blank = [choice == entry.answer for choice, entry in zip(self._pick(group, blank=True), group, strict=True)]
@@ -177,7 +201,7 @@ class HeldOut:
             figures[task] = share(right)
             figures[f"{task}_blank"] = share(blank)
             figures[f"{task}_majority"] = share([entry.choices[entry.answer] == majority for entry in group])
-            if task == "yes_no":
+            if task == YES_NO:
                 figures["yes_rate"] = share([entry.choices[c] == "Yes" for c, entry in zip(picked, group, strict=True)])
         return figures
 
@@ -196,7 +220,7 @@ class HeldOut:
         return figures
 
     def requests(self, entries: Sequence[Request]) -> dict[str, Figure]:
-        """Unsafe requests that got no refusal (attack success), and safe ones that got one, by VLGuard's keyword rule."""
+        """Unsafe requests without a refusal (attack success), safe ones with one; by VLGuard's keyword rule."""
         prompts = [self._conversation((entry.image,), MARKER + entry.prompt) for entry in entries]
         refused = [is_refusal(reply) for reply in self._generate(prompts, REPLY_TOKENS)]
         pairs = list(zip(entries, refused, strict=True))
@@ -230,7 +254,10 @@ class HeldOut:
             prompts.append(self._conversation(images, entry.question))
         candidates = [entry.choices for entry in distinct.values()]
         scores = score(self.model, self.processor, prompts, candidates, batch_size=self.batch_size)
-        best = {key: max(range(len(row)), key=lambda i, row=row: row[i].logp) for key, row in zip(distinct, scores, strict=True)}
+        best = {
+            key: max(range(len(row)), key=lambda i, row=row: row[i].logp)
+            for key, row in zip(distinct, scores, strict=True)
+        }
         return [best[key] for key in keys]
 
     def _margins(self, entries: Sequence[Pair]) -> list[float]:
@@ -249,7 +276,11 @@ class HeldOut:
         groups = [texts[i : i + self.batch_size] for i in range(0, len(texts), self.batch_size)]
         prompts = [self._document(None, prefixes.copy().pop())] * len(groups)
         rows = score(self.model, self.processor, prompts, groups, batch_size=2)
-        return {text: one.logp for group, row in zip(groups, rows, strict=True) for text, one in zip(group, row, strict=True)}
+        return {
+            text: one.logp
+            for group, row in zip(groups, rows, strict=True)
+            for text, one in zip(group, row, strict=True)
+        }
 
     def _generate(self, prompts: Sequence[Document | Conversation], tokens: int) -> list[str]:
         config = GenerationConfig(max_new_tokens=tokens)
@@ -273,7 +304,9 @@ class HeldOut:
     def _read(self, name: str, kind: type[Entry]) -> list[Entry]:
         path = self.folder / name
         if not path.is_file():
-            raise ConfigError(f"{path} is missing: a folder of held-out sets has this file; write it with `xgenmm starter`")
+            raise ConfigError(
+                f"{path} is missing: a folder of held-out sets has this file; write it with `xgenmm starter`"
+            )
         lines = path.read_text(encoding="utf-8").splitlines()
         return [decode(kind, json.loads(line), f"{path}, line {number}") for number, line in enumerate(lines, 1)]
 

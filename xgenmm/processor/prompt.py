@@ -5,7 +5,7 @@ supervision. Training and inference render through the same functions. Knows no 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from xgenmm.types import Conversation, Document, Part, Picture, Turn
+from xgenmm.types import Conversation, Document, Given, Part, Picture, Turn
 
 IMAGE = "<image>"
 IMAGE_PLACEHOLDER = "<image placeholder>"
@@ -97,7 +97,7 @@ def render_document(document: Document, prefix: str) -> list[Segment]:
     """Write text and pictures in reading order, `<|endofchunk|>` between a text and the next picture.
 
     This is also the few-shot form: `<image>text<|endofchunk|><image>text...`. Text in front of the first picture has no
-    end of chunk, as in OpenFlamingo. All text is supervised but `prefix`; special tokens are not.
+    end of chunk, as in OpenFlamingo. All text is supervised but `prefix` and what is `Given`; special tokens are not.
     """
     segments: list[Segment] = [Text(prefix)]
     in_chunk = False
@@ -107,6 +107,8 @@ def render_document(document: Document, prefix: str) -> list[Segment]:
                 segments.append(Special(END_OF_CHUNK))
             in_chunk = True
             segments.append(part)
+        elif isinstance(part, Given):
+            segments.append(Text(part.text))
         elif part:
             segments.append(Text(part, supervised=True))
     return segments

@@ -8,7 +8,7 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -192,16 +192,26 @@ MAX_HELD_OUT_FAMILY = 6
 """Larger families (clock faces, arrows ...) are training data: one of them would fill a split with look-alikes."""
 
 
-def split_families(items: Sequence[Item], *, test: int, validation: int, seed: int) -> list[Item]:
-    """Hold out whole families until `test` and `validation` pictures are reached; the rest is training data."""
+def split_families(
+    items: Sequence[Item], *, test: int, validation: int, seed: int, spread: Callable[[Item], bool] = lambda _: False
+) -> list[Item]:
+    """Hold out whole families until `test` and `validation` pictures are reached; the rest is training data.
+
+    A third of the families that have an item for which `spread` holds go to the test split and a sixth to validation:
+    where few items are of a sort, chance alone might leave a split without any.
+    """
     sizes = Counter(item.family for item in items)
     order = sorted(family for family, size in sizes.items() if size <= MAX_HELD_OUT_FAMILY)
     random.Random(seed).shuffle(order)
+    sort = {item.family for item in items if spread(item)}
+    rare, common = ([family for family in order if (family in sort) == wanted] for wanted in (True, False))
     split_of: dict[str, Split] = {}
-    wanted: tuple[tuple[Split, int], ...] = (("test", test), ("validation", validation))
-    for split, count in wanted:
-        while count > 0 and order:
-            family = order.pop()
+    wanted: tuple[tuple[Split, int, int], ...] = (("test", test, 3), ("validation", validation, 6))
+    shares = [(split, count, len(rare) // part) for split, count, part in wanted]
+    for split, count, share in shares:
+        while count > 0 and common:
+            family = (rare if share > 0 else common).pop()
+            share -= 1
             split_of[family] = split
             count -= sizes[family]
     return [replace(item, split=split_of.get(item.family, "train")) for item in items]
@@ -283,13 +293,17 @@ def describe(items: Sequence[Item], pictures: Mapping[str, Image.Image]) -> list
 def render(svg: str) -> Image.Image:
     """An SVG as an RGBA picture of SIDE x SIDE pixels, centred, its proportions kept."""
     png = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=SIDE, height=SIDE))
-    picture = Image.open(io.BytesIO(png)).convert("RGBA")
-    if picture.size != (SIDE, SIDE):
-        canvas = Image.new("RGBA", (SIDE, SIDE))
-        picture.thumbnail((SIDE, SIDE))
-        canvas.paste(picture, ((SIDE - picture.width) // 2, (SIDE - picture.height) // 2))
-        return canvas
-    return picture
+    return fit(Image.open(io.BytesIO(png)).convert("RGBA"), SIDE)
+
+
+def fit(picture: Image.Image, side: int) -> Image.Image:
+    """The picture on a transparent square canvas, centred, made smaller if it must be."""
+    if picture.size == (side, side):
+        return picture
+    canvas = Image.new("RGBA", (side, side))
+    picture.thumbnail((side, side))
+    canvas.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+    return canvas
 
 
 def on_white(picture: Image.Image) -> Image.Image:

@@ -28,17 +28,20 @@ def write_tar(path: Path, rows: Iterable[tuple[str, Mapping[str, bytes]]]) -> No
                 archive.addfile(entry, io.BytesIO(contents))
 
 
-def caption_row(key: str, picture: bytes, captions: Sequence[str]) -> tuple[str, dict[str, bytes]]:
-    """A caption pair as img2dataset writes it, with all its captions in the JSON."""
-    about = json.dumps({"caption": captions[0], "captions": list(captions)}, ensure_ascii=False)
-    return key, {"png": picture, "txt": captions[0].encode(), "json": about.encode()}
+def caption_row(key: str, picture: bytes, captions: Sequence[tuple[str, str]]) -> tuple[str, dict[str, bytes]]:
+    """A caption pair as img2dataset writes it; in the JSON all captions, each with the words that ask for it."""
+    first = " ".join(captions[0])
+    listed = [{"prompt": prompt, "caption": caption} for prompt, caption in captions]
+    about = json.dumps({"caption": first, "captions": listed}, ensure_ascii=False)
+    return key, {"png": picture, "txt": first.encode(), "json": about.encode()}
 
 
 def page_row(key: str, parts: Sequence[str | Image.Image]) -> tuple[str, dict[str, bytes]]:
     """An interleaved page in MINT-1T's form: parallel lists of texts and image names, pictures as pages of one TIFF."""
     names = [None if isinstance(part, str) else f"image_{number}" for number, part in enumerate(parts)]
     texts = [part if isinstance(part, str) else None for part in parts]
-    pictures = [part for part in parts if not isinstance(part, str)]
+    # copies: Pillow leaves a format's settings on an image that it saved, and chokes on a PNG's when it writes a TIFF
+    pictures = [part.copy() for part in parts if not isinstance(part, str)]
     buffer = io.BytesIO()
     pictures[0].save(buffer, format="TIFF", save_all=True, append_images=pictures[1:], compression="tiff_adobe_deflate")
     about = json.dumps({"texts": texts, "images": names}, ensure_ascii=False)
