@@ -60,7 +60,8 @@ SAID = {
     "kite": "kite",
     "tea <pot>": "cup",
 }
-"""Name of each picture -> what the fake model says."""
+"""Name of each picture -> what the fake model calls it."""
+COLOURS = ("red", "orange", "green", "blue", "purple", "brown")
 
 
 def share(value: float, n: int = 192) -> dict[str, float]:
@@ -94,8 +95,10 @@ def fake_run(folder: Path, metrics: dict[str, dict]) -> Path:
     for i, (name, guess) in enumerate(SAID.items()):
         paint(folder / "pictures" / f"{i}.png", i)
         for j, stage in enumerate(stage for stage in STAGES if stage in metrics):
-            text = "The following is a list of the following list of the following." if j == 0 else f"{guess}."
-            answers.append(talk(i, name, "What is in the picture?", stage, text, name))
+            said = f"A picture of {guess}. Mainly red, kind: travel."
+            text = "The following is a list of the following list of the following." if j == 0 else said
+            reference = f"A picture of {name}. Mainly {COLOURS[i % 6]}, kind: {'food' if i % 2 else 'travel'}."
+            answers.append(talk(i, name, "Describe the picture.", stage, text, reference))
     (folder / "answers.jsonl").write_text("".join(json.dumps(answer) + "\n" for answer in answers))
     environment = {
         "versions": {"torch": "2.13.0+cpu", "transformers": "5.23.0", "xgenmm": "0.1.0"},
@@ -141,8 +144,7 @@ def paint(path: Path, i: int) -> None:
     """A drawing of sorts."""
     image = Image.new("RGB", (96, 96), "white")
     shape = ImageDraw.Draw(image)
-    colour = ["#ea5a47", "#f1b31c", "#5c9e31", "#61b2e4", "#8967aa", "#a57939"][i % 6]
-    [shape.ellipse, shape.rectangle][i % 2]((18, 24, 78, 72), fill=colour, outline="black", width=3)
+    [shape.ellipse, shape.rectangle][i % 2]((18, 24, 78, 72), fill=COLOURS[i % 6], outline="black", width=3)
     image.save(path)
 
 
@@ -296,12 +298,21 @@ def test_an_unfinished_run_gets_a_page(tmp_path: Path):
     assert "pretrain/weights" in page.text
 
 
+def test_words_that_tell_the_picture_are_marked(run: Path):
+    text = write_report(run).read_text(encoding="utf-8")
+    # red, travel: every second picture is of that kind, every sixth of that colour; the name is sun, as said
+    assert "<dd>A picture of bus stop. Mainly <b>red</b>, kind: <b>travel</b>.</dd>" in text
+    assert '<dd class="right">A picture of <b>sun</b>. Mainly red, kind: <b>travel</b>.</dd>' in text
+    assert "<span>bus stop</span>" in text  # on the wall, in brief
+    assert '<span class="right">red apple</span>' in text
+
+
 def test_what_a_model_says_cannot_become_part_of_the_page(run: Path):
     answers = run / "answers.jsonl"
     answers.write_text(json.dumps(talk(0, "<b>", "What?", "sft", "<script>alert(1)</script>", "<b>")) + "\n")
     text = write_report(run).read_text(encoding="utf-8")
     assert "<script>alert" not in text
-    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text.replace("<b>", "").replace("</b>", "")
 
 
 def test_the_same_run_gives_the_same_page(run: Path):

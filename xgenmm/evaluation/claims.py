@@ -60,20 +60,35 @@ def is_shown(figures: Mapping[str, Figure], key: str) -> bool:
     return bool(against) and all(clear_of(words, figures[key], other) for other in against)
 
 
+def words_of(text: str) -> list[str]:
+    """The words of a text, in small letters."""
+    return re.findall(r"\w+", text.casefold())
+
+
 def holds(answer: str, reference: str) -> bool:
     """Whether an answer holds the reference as whole words.
 
-    >>> holds("A tram.", "tram"), holds("trampoline", "tram")
+    >>> holds("A picture of tram.", "tram"), holds("trampoline", "tram")
     (True, False)
     """
-    said, wanted = (re.findall(r"\w+", text.casefold()) for text in (answer, reference))
+    said, wanted = words_of(answer), words_of(reference)
     return any(said[i : i + len(wanted)] == wanted for i in range(len(said)))
 
 
+def is_right(entry: Mapping[str, str]) -> bool:
+    """Whether an answer names the picture, if its question asks for the name; else whether it holds the reference."""
+    return holds(entry["answer"], entry["name"] if asks_name(entry) else entry["reference"])
+
+
+def asks_name(entry: Mapping[str, str]) -> bool:
+    """Whether the right answer to a question holds the picture's name."""
+    return holds(entry["reference"], entry["name"])
+
+
 def exact_names(run: Run) -> tuple[int, int]:
-    """How many of the pictures shown were named exactly after the last stage, and how many were asked for."""
-    named = [entry for entry in run.answers if entry["stage"] == run.last_stage and entry["reference"] == entry["name"]]
-    return sum(holds(entry["answer"], entry["reference"]) for entry in named), len(named)
+    """How many of the pictures shown were called by their name after the last stage, and how many should have been."""
+    named = [entry for entry in run.answers if entry["stage"] == run.last_stage and asks_name(entry)]
+    return sum(map(is_right, named)), len(named)
 
 
 def tell(run: Run) -> Story:

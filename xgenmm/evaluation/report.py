@@ -3,9 +3,10 @@
 import base64
 import io
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, takewhile
 from pathlib import Path
 from statistics import median
 
@@ -14,7 +15,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from xgenmm.evaluation.charts import Level, Line, gauge, loss_chart, stages_chart
-from xgenmm.evaluation.claims import Claim, clear_of, holds, is_shown, tell
+from xgenmm.evaluation.claims import Claim, clear_of, is_right, is_shown, tell, words_of
 from xgenmm.evaluation.results import Run, read_run
 from xgenmm.evaluation.statistics import Figure
 from xgenmm.evaluation.words import CONTROLS, METRICS, Metric, control_key, metric_words, show, show_range, stage_words
@@ -28,9 +29,11 @@ class Said:
     """What one stage answered."""
 
     stage: str
-    text: str
+    pieces: list[tuple[str, bool]]
+    """The answer in pieces, and whether each is a word of the reference that tells this picture from the others."""
+    gist: str
+    """The answer in brief: without the words that all references begin with, up to the first full stop."""
     right: bool
-    """The answer holds the reference, word for word."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,25 +211,38 @@ def figure_before(run: Run, key: str, stage: str | None) -> Figure | None:
 
 def pictures(run: Run, folder: Path) -> list[Shown]:
     """The held-out pictures with what every stage answered."""
+    references: dict[str, set[str]] = {}
+    for entry in run.answers:
+        references.setdefault(entry["question"], set()).add(entry["reference"])
     by_picture: dict[str, list[Mapping[str, str]]] = {}
     for entry in run.answers:
         by_picture.setdefault(entry["picture"], []).append(entry)
     found = []
     for entries in by_picture.values():
-        by_question: dict[tuple[str, str], dict[str, str]] = {}
-        for entry in entries:
-            by_question.setdefault((entry["question"], entry["reference"]), {})[entry["stage"]] = entry["answer"]
-        questions = [
-            (question, reference, [said(stage, answers[stage], reference) for stage in run.figures if stage in answers])
-            for (question, reference), answers in by_question.items()
-        ]
+        questions = []
+        for question in dict.fromkeys(entry["question"] for entry in entries):
+            asked = {entry["stage"]: entry for entry in entries if entry["question"] == question}
+            answers = [said(asked[stage], references[question]) for stage in run.figures if stage in asked]
+            questions.append((question, next(iter(asked.values()))["reference"], answers))
         found.append(Shown(name=entries[0]["name"], uri=data_uri(folder / entries[0]["image"]), questions=questions))
     return found
 
 
-def said(stage: str, answer: str, reference: str) -> Said:
-    """One answer, marked if it holds the reference."""
-    return Said(stage=stage_words(stage).name, text=answer.strip(), right=holds(answer, reference))
+def said(entry: Mapping[str, str], references: Set[str]) -> Said:
+    """One answer; `references` are those of all pictures that the question was asked about."""
+    worded = [words_of(reference) for reference in references]
+    shared = set.intersection(*map(set, worded)) if len(worded) > 1 else set()
+    telling = set(words_of(entry["reference"])) - shared
+    answer = entry["answer"].strip()
+    # re.split with a group keeps what it splits at: words and what stands between them, in turn
+    pieces = [(piece, piece.casefold() in telling) for piece in re.split(r"(\w+)", answer) if piece]
+    columns = zip(*worded, strict=False) if len(worded) > 1 else ()
+    opening = [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]
+    begins = re.match(r"\W*".join([*opening, ""]), answer, re.IGNORECASE)
+    gist = answer[begins.end() :] if begins else answer
+    return Said(
+        stage=stage_words(entry["stage"]).name, pieces=pieces, gist=gist.partition(".")[0], right=is_right(entry)
+    )
 
 
 def data_uri(path: Path) -> str:
