@@ -104,7 +104,6 @@ def fake_run(folder: Path, metrics: dict[str, dict]) -> Path:
         "versions": {"torch": "2.13.0+cpu", "transformers": "5.23.0", "xgenmm": "0.1.0"},
         "dtype": "bfloat16",
         "cpu": "2 cores, AMD EPYC 9R14",
-        "minutes": 16.4,
         "drawings": 1211,
         "photos": 0,
         "mode": "full",
@@ -296,6 +295,7 @@ def test_an_unfinished_run_gets_a_page(tmp_path: Path):
     assert "Pre-training" in page.text
     assert "Instructions" not in page.text
     assert "pretrain/weights" in page.text
+    assert "safety/weights" not in page.text
 
 
 def test_words_that_tell_the_picture_are_marked(run: Path):
@@ -305,6 +305,12 @@ def test_words_that_tell_the_picture_are_marked(run: Path):
     assert '<dd class="right">A picture of <b>sun</b>. Mainly red, kind: <b>travel</b>.</dd>' in text
     assert "<span>bus stop</span>" in text  # on the wall, in brief
     assert '<span class="right">red apple</span>' in text
+
+
+def test_a_run_before_its_first_stage_claims_nothing(tmp_path: Path):
+    story = tell(read_run(fake_run(tmp_path, {"untrained": fake_metrics()["untrained"]})))
+    assert story.headline == "Nothing is trained yet"
+    assert story.learnt == []
 
 
 def test_what_a_model_says_cannot_become_part_of_the_page(run: Path):

@@ -104,6 +104,8 @@ def tell(run: Run) -> Story:
 def headline(run: Run) -> str:
     """The run in one sentence."""
     last = run.last
+    if len(run.figures) == 1:
+        return "Nothing is trained yet"
     sight = [is_shown(last, key) for key in SIGHT if key in last]
     exact, named = exact_names(run)
     if not any(sight):

@@ -4,6 +4,8 @@ import base64
 import io
 import os
 import re
+import shutil
+import sys
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import groupby, takewhile
@@ -120,7 +122,7 @@ def write_report(run_folder: Path) -> Path:
     image, name, question, stage, answer, reference), `environment.json` and each stage's `metrics.jsonl`. Only the
     first must be there; stages that have not run are left out, so a page can be written after every stage.
 
-    All that `environment.json` says is optional: minutes, cpu, dtype, mode (fast or full), drawings and photos (how
+    All that `environment.json` says is optional: cpu, dtype, mode (fast or full), drawings and photos (how
     many were trained on), versions {package: version}, and parts, a list of {name, version, licence, use}: the packages
     that weights and data came from.
 
@@ -174,8 +176,9 @@ def facts(run: Run) -> list[str]:
     """The line under the headline: where, how long, on what."""
     notes = run.environment
     found = []
-    if "minutes" in notes:
-        found.append(f"{notes['minutes']:.0f} minutes")
+    seconds = sum(cost.get("seconds", 0.0) for cost in run.costs.values())
+    if seconds:
+        found.append(duration(seconds))
     if "cpu" in notes:
         found.append(str(notes["cpu"]))
     if "dtype" in notes:
@@ -396,10 +399,20 @@ def table(run: Run) -> list[tuple[str, list[Row]]]:
 
 def commands(run: Run, folder: Path) -> list[tuple[str, str]]:
     """What to do next, as commands to be typed where the run was started."""
-    where = Path(os.path.relpath(folder))
-    weights = (where / run.last_stage / "weights").as_posix()
-    found = []
-    if run.last_stage != "untrained":
-        found.append(("Talk to it about your own pictures", f"xgenmm chat {weights}"))
-    found.append(("Look at every step of every stage", f"tensorboard --logdir {where.as_posix()}"))
+    where = Path(os.path.relpath(folder)).as_posix()
+    stage, xgenmm = f"{where}/{run.last_stage}", program("xgenmm")
+    found = [("Look at every step of every stage", f"{program('tensorboard')} --logdir {where}")]
+    if run.last_stage in list(run.figures)[1:]:
+        found = [
+            ("Talk to it about your own pictures", f"{xgenmm} chat {stage}/weights"),
+            ("Ask one question", f'{xgenmm} generate {stage}/weights --image PICTURE "What is this?"'),
+            ("Change a setting and train again", f"{xgenmm} train {stage}/recipe.yaml name=mine seed=1"),
+            *found,
+        ]
     return found
+
+
+def program(name: str) -> str:
+    """How to call a program of this environment: by its name if the shell finds it, else by its place."""
+    beside = Path(sys.executable).with_name(name)
+    return name if shutil.which(name) or not beside.is_file() else os.path.relpath(beside)
