@@ -1,9 +1,11 @@
 """Answers do not depend on who else is in the batch, and come in pieces or at once as the same text."""
 
+import io
 import threading
 
 import pytest
 import torch
+from PIL import Image
 from toy import make_answering_model, make_picture, make_processor
 
 from xgenmm.inference.generate import GenerationConfig, generate, stream
@@ -216,3 +218,15 @@ def test_generation_needs_no_training_mode(answering):
     model.train()
     generate(model, processor, MIXED[:1], GREEDY)
     assert not model.training
+
+
+def test_hugging_faces_way_gives_the_same_answers(answering):
+    """Chat template, processor call and `generate` with the model's own settings, as users of transformers do it."""
+    model, processor = answering
+    content = [{"type": "image"}, {"type": "text", "text": "What is it?"}]
+    text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    pictures = [Image.open(io.BytesIO(picture.source)) for picture in (RED, WIDE)]
+    inputs = processor(images=[[picture] for picture in pictures], text=[text, text])
+    ids = model.generate(**inputs, max_new_tokens=12)
+    answers = processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert answers == generate(model, processor, [ask(RED, "What is it?"), ask(WIDE, "What is it?")], GREEDY)

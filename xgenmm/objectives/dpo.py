@@ -45,8 +45,8 @@ class Dpo:
 
         Args:
             model: The policy.
-            batch: Either rows alternate, the preferred answer and then the other one of the same prompt; or each row is a
-                pair, with the preferred answer as its first branch and the other one as its second.
+            batch: Either rows alternate, the preferred answer and then the other one of the same prompt; or each row
+                is a pair, with the preferred answer as its first branch and the other one as its second.
 
         Raises:
             ValueError: The batch holds no whole pairs.
