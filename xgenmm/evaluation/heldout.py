@@ -187,7 +187,7 @@ class HeldOut:
         }
 
     def choices(self, entries: Sequence[Choice]) -> dict[str, Figure]:
-        """Per task: share of right answers by likelihood, with the pictures and on white paper, and of the commonest."""
+        """Per task: share of right answers by likelihood, with pictures and on white paper, and of the commonest."""
         by_task: dict[str, list[Choice]] = defaultdict(list)
         for entry in entries:
             by_task[entry.task].append(entry)
