@@ -1,6 +1,7 @@
 """The command `xgenmm`: parses, calls one function, prints. Imports nothing heavy before it knows that it must."""
 
 import argparse
+import errno
 import logging
 import os
 import sys
@@ -32,7 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _exit_code(error)
         if code is None:
             raise
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+        advice = ". What was whole before is untouched: make room and give the same command again" if full else ""
+        print(f"{PROGRAM}: {error}{advice}", file=sys.stderr)
         return code
     return 0
 

@@ -6,6 +6,7 @@ import signal
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from xgenmm.data.quarantine import DataError, read_lines
 from xgenmm.training import checkpoint
@@ -229,6 +230,17 @@ def test_a_full_disk_stops_with_the_last_good_checkpoint(make_trainer, tmp_path,
     straight.run()
     resumed.run()
     assert same(weights(straight), weights(resumed))
+
+
+def test_a_full_disk_under_the_feature_cache_is_told_as_one(make_trainer, make_model, tmp_path, monkeypatch):
+    def full(*_):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    model = make_model()
+    model.use_feature_cache(tmp_path / "features")
+    monkeypatch.setattr("xgenmm.model.feature_cache.save_file", full)
+    with pytest.raises(OSError, match=r"could not write features to .*No space left"):
+        make_trainer(tmp_path, model=model).run()
 
 
 def test_bad_rows_are_written_down_and_make_the_step_smaller(make_trainer, tmp_path, toy_folder):

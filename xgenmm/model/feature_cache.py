@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -75,7 +75,11 @@ class FeatureCache:
         return stacked
 
     def flush(self) -> None:
-        """Write what is new to disk, whole or not at all."""
+        """Write what is new to disk, whole or not at all.
+
+        Raises:
+            OSError: It cannot be written, say for a full disk.
+        """
         if not self.new:
             return
         name = hashlib.sha256("".join(self.new).encode()).hexdigest()[:16]
@@ -84,6 +88,8 @@ class FeatureCache:
         try:
             save_file({key: value.contiguous() for key, value in self.new.items()}, partial)
             partial.replace(path)
+        except SafetensorError as error:
+            raise OSError(f"could not write features to {path}: {error}") from error
         finally:
             partial.unlink(missing_ok=True)
         self._index(path)
