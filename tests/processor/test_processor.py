@@ -14,7 +14,7 @@ from toy_tokenizers import KINDS, config, letters, phi3, smollm2
 from xgenmm.config import ConfigError
 from xgenmm.processor.images import ImageError
 from xgenmm.processor.processor import ProcessorConfig, PromptTooLong, XGenMMProcessor
-from xgenmm.types import IGNORE_INDEX, Conversation, Document, Example, Part, Picture, Preference, Turn
+from xgenmm.types import IGNORE_INDEX, Conversation, Document, Example, Given, Part, Picture, Preference, Turn
 
 
 def picture(width: int = 20, height: int = 10, colour: str | tuple[int, int, int] = "red") -> Picture:
@@ -183,6 +183,18 @@ def test_prompt_and_continuation_make_the_example(kind: str):
     joined = processor.continuation(processor.prompt(Document(id="d", parts=(picture(),))), "A cat.", end=True)
     assert torch.equal(joined.input_ids, whole.input_ids)
     assert torch.equal(joined.labels, whole.labels)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_given_and_its_continuation_make_the_example(kind: str):
+    prompt_name, make = KINDS[kind]
+    processor = XGenMMProcessor(make(), config(prompt_name))
+    given = (picture(), Given(text="What is in this picture?"))
+    whole = processor.example(Document(id="d", parts=(*given, " A cat.")))
+    joined = processor.continuation(processor.prompt(Document(id="d", parts=given)), " A cat.", end=True)
+    assert torch.equal(joined.input_ids, whole.input_ids)
+    assert torch.equal(joined.labels, whole.labels)
+    assert targets(processor, whole).lstrip().startswith("A cat.")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -7,7 +7,7 @@ from toy_tokenizers import KINDS, config
 
 from xgenmm.processor.processor import XGenMMProcessor
 from xgenmm.processor.prompt import DEFAULT_SYSTEM, PROMPTS, Special, Text, render_conversation, render_document
-from xgenmm.types import Conversation, Document, Part, Picture, Turn
+from xgenmm.types import Conversation, Document, Given, Part, Picture, Turn
 
 PICTURE = Picture(source=b"", name="one")
 OTHER = Picture(source=b"", name="two")
@@ -116,6 +116,17 @@ def test_documents(parts: tuple[Part, ...], text: str):
     segments = render_document(Document(id="d", parts=parts), "")
     assert written(segments) == text
     assert written(segments, supervised=True) == "".join(part for part in parts if isinstance(part, str))
+
+
+def test_what_is_given_is_not_supervised():
+    parts = (PICTURE, Given(text=" shows"), " a cat", OTHER, Given(text=""), "a dog")
+    segments = render_document(Document(id="d", parts=parts), "")
+    assert written(segments) == "<image> shows a cat<|endofchunk|><image>a dog"
+    assert written(segments, supervised=True) == " a cata dog"
+    talked = talk((PICTURE, Given(text="\nWhat?")), (Given(text="It is "), "a cat."))
+    segments = render_conversation(PROMPTS["phi3"], talked, "")
+    assert written(segments) == "<|user|>\n<image>\nWhat?<|end|>\n<|assistant|>\nIt is a cat.<|end|>\n"
+    assert written(segments, supervised=True) == "a cat.<|end|>"
 
 
 def test_the_prefix_of_documents_is_not_supervised():

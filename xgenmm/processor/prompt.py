@@ -107,10 +107,8 @@ def render_document(document: Document, prefix: str) -> list[Segment]:
                 segments.append(Special(END_OF_CHUNK))
             in_chunk = True
             segments.append(part)
-        elif isinstance(part, Given):
-            segments.append(Text(part.text))
-        elif part:
-            segments.append(Text(part, supervised=True))
+        elif _words(part):
+            segments.append(_segment(part, supervised=True))
     return segments
 
 
@@ -168,7 +166,7 @@ def _render_turn(chat: ChatFormat, turn: Turn, *, supervised: bool) -> list[Segm
     token, text = chat.opening[turn.role]
     segments: list[Segment] = [Special(token), Text(text)]
     parts = turn.parts if turn.role != "user" else _set_apart(turn.parts)
-    segments += [part if isinstance(part, Picture) else Text(part, supervised) for part in parts]
+    segments += [_segment(part, supervised=supervised) for part in parts]
     return [*segments, Special(chat.end, supervised), Text(chat.separator)]
 
 
@@ -179,9 +177,22 @@ def _set_apart(parts: tuple[Part, ...]) -> tuple[Part, ...]:
         return parts
     after = pictures[0] + 1
     before, behind = parts[:after], parts[after:]
-    if not behind or str(behind[0]).startswith("\n"):
+    if not behind or _words(behind[0]).startswith("\n"):
         return parts
     return (*before, "\n", *behind)
+
+
+def _segment(part: Part, *, supervised: bool) -> Segment:
+    if isinstance(part, Picture):
+        return part
+    return Text(_words(part), supervised and not isinstance(part, Given))
+
+
+def _words(part: Part) -> str:
+    """The text of a part; a picture has none."""
+    if isinstance(part, str):
+        return part
+    return part.text if isinstance(part, Given) else ""
 
 
 def _jinja(text: str) -> str:
