@@ -37,6 +37,10 @@ from xgenmm.types import Conversation, Document, Part, Picture, Turn
 MARKER = "<image>"
 CAPTION_TOKENS, ANSWER_TOKENS, REPLY_TOKENS = 8, 20, 10
 """Longest answers in tokens. A refusal shows in its first words; longer replies would only cost time."""
+PRIOR_PICTURES = 4
+"""Pictures over which a caption's prior likelihood is averaged."""
+GENERATED_TOGETHER = 64
+"""Prompts that are answered at the same time: a step of generation costs hardly more for many than for few."""
 YES_NO = "yes_no"
 """The task whose share of "Yes" is a figure of its own."""
 
@@ -162,8 +166,8 @@ class HeldOut:
     def captions(self, entries: Sequence[Caption]) -> dict[str, Figure]:
         """Loss of the true caption with its picture and with another; its rank among ten; CIDEr of what the model says.
 
-        Ranking compares log p(caption | picture) - log p(caption | white paper), so that a frequent word is no better
-        than a rare one.
+        Ranking compares log p(caption | picture) with the mean of log p(caption | another picture) over a few, so
+        that a frequent word is no better than a rare one.
         """
         prompts = [self._document(entry.image, entry.prefix) for entry in entries]
         names = [[entry.caption, *entry.distractors] for entry in entries]
@@ -196,13 +200,14 @@ class HeldOut:
             group = whole[: self.limit]
             picked = self._pick(group, blank=False)
             right = [choice == entry.answer for choice, entry in zip(picked, group, strict=True)]
-            blank = [choice == entry.answer for choice, entry in zip(self._pick(group, blank=True), group, strict=True)]
             majority, _ = Counter(entry.choices[entry.answer] for entry in group).most_common(1)[0]
             figures[task] = share(right)
-            figures[f"{task}_blank"] = share(blank)
             figures[f"{task}_majority"] = share([entry.choices[entry.answer] == majority for entry in group])
-            if task == YES_NO:
+            if task == YES_NO:  # its questions are balanced: white paper can only give one half
                 figures["yes_rate"] = share([entry.choices[c] == "Yes" for c, entry in zip(picked, group, strict=True)])
+                continue
+            blank = self._pick(group, blank=True)
+            figures[f"{task}_blank"] = share([c == entry.answer for c, entry in zip(blank, group, strict=True)])
         return figures
 
     def preferences(self, entries: Sequence[Pair]) -> dict[str, Figure]:
@@ -268,23 +273,15 @@ class HeldOut:
         return [chosen.logp - rejected.logp for chosen, rejected in scores]
 
     def _prior(self, entries: Sequence[Caption]) -> dict[str, float]:
-        """log p(caption | white paper) of every caption that occurs."""
-        prefixes = {entry.prefix for entry in entries}
-        if len(prefixes) != 1:
-            raise ConfigError(f"all captions of a held-out set must follow one prefix, not {sorted(prefixes)}")
+        """Mean log p(caption | picture) of every caption that occurs, over the first pictures of the set."""
         texts = sorted({text for entry in entries for text in (entry.caption, *entry.distractors)})
-        groups = [texts[i : i + self.batch_size] for i in range(0, len(texts), self.batch_size)]
-        prompts = [self._document(None, prefixes.copy().pop())] * len(groups)
-        rows = score(self.model, self.processor, prompts, groups, batch_size=2)
-        return {
-            text: one.logp
-            for group, row in zip(groups, rows, strict=True)
-            for text, one in zip(group, row, strict=True)
-        }
+        prompts = [self._document(entry.image, entry.prefix) for entry in entries[:PRIOR_PICTURES]]
+        rows = score(self.model, self.processor, prompts, [texts] * len(prompts), batch_size=2)
+        return {text: sum(row[place].logp for row in rows) / len(rows) for place, text in enumerate(texts)}
 
     def _generate(self, prompts: Sequence[Document | Conversation], tokens: int) -> list[str]:
         config = GenerationConfig(max_new_tokens=tokens)
-        return generate(self.model, self.processor, prompts, config, batch_size=self.batch_size)
+        return generate(self.model, self.processor, prompts, config, batch_size=GENERATED_TOGETHER)
 
     def _document(self, image: str | None, prefix: str) -> Document:
         return Document(id=image or "blank", parts=(self._picture(image), prefix))

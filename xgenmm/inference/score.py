@@ -1,6 +1,9 @@
 """How likely a model finds given continuations of a prompt: for ranking, multiple choice and preferences."""
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -36,7 +39,6 @@ class _Row:
         return len(self.example.input_ids)
 
 
-@torch.no_grad()
 def score(
     model: XGenMMForConditionalGeneration,
     processor: XGenMMProcessor,
@@ -64,12 +66,39 @@ def score(
         raise ValueError(f"{len(candidates)} lists of candidates for {len(prompts)} prompts: give one list a prompt")
     rows = [_row(processor, prompt, texts) for prompt, texts in zip(prompts, candidates, strict=True)]
     order = sorted(range(len(rows)), key=lambda place: rows[place].length)
+    groups = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
+    embedding = threading.Lock()  # a feature cache serves one reader at a time
+
+    def score_group(places: Sequence[int]) -> list[list[Likelihood]]:
+        with torch.no_grad():  # holds for the thread that it was set in
+            return _score(model, processor, [rows[place] for place in places], embedding)
+
     results: list[list[Likelihood]] = [[] for _ in rows]
-    for first in range(0, len(order), batch_size):
-        places = order[first : first + batch_size]
-        for place, result in zip(places, _score(model, processor, [rows[place] for place in places]), strict=True):
-            results[place] = result
+    with one_thread_each(model.device) as workers:
+        for places, group in zip(groups, workers.map(score_group, groups), strict=True):
+            for place, result in zip(places, group, strict=True):
+                results[place] = result
     return results
+
+
+@contextmanager
+def one_thread_each(device: torch.device) -> Iterator[ThreadPoolExecutor]:
+    """Workers for independent forward passes.
+
+    On a CPU as many as it has threads, of one thread each: short rows keep two cores busier as two batches than as one
+    batch on both. On a GPU one, which is the only one that it needs.
+    """
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    if threads == 1:
+        with ThreadPoolExecutor(max_workers=1) as workers:
+            yield workers
+        return
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(max_workers=threads, initializer=torch.set_num_threads, initargs=(1,)) as workers:
+            yield workers
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _row(processor: XGenMMProcessor, prompt: Document | Conversation, texts: Sequence[str]) -> _Row:
@@ -94,13 +123,14 @@ def _row(processor: XGenMMProcessor, prompt: Document | Conversation, texts: Seq
 
 
 def _score(
-    model: XGenMMForConditionalGeneration, processor: XGenMMProcessor, rows: Sequence[_Row]
+    model: XGenMMForConditionalGeneration, processor: XGenMMProcessor, rows: Sequence[_Row], embedding: threading.Lock
 ) -> list[list[Likelihood]]:
     batch = collate([row.example for row in rows], processor.pad_token_id)
     assert batch.branches is not None
-    embeds = model.embed(
-        batch.input_ids.to(model.device), batch.pixel_values.to(model.device), batch.image_layouts.to(model.device)
-    )
+    with embedding:
+        embeds = model.embed(
+            batch.input_ids.to(model.device), batch.pixel_values.to(model.device), batch.image_layouts.to(model.device)
+        )
     branches = batch.branches.to(model.device)
     hidden = model.language_model.base_model(
         inputs_embeds=embeds,

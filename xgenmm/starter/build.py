@@ -43,7 +43,7 @@ VERSION = 1
 """Raised when the same sources would give another folder."""
 HELD_OUT, VALIDATION = 160, 64
 """Pictures kept from training: to measure on, and to choose settings with."""
-PAGES, SEVERAL, PREFERENCES, SAFETY = 400, 1200, 1000, 500
+PAGES, SEVERAL, PREFERENCES, SAFETY = 400, 1200, 1000, 600
 """Sizes of the sets that are drawn and not one row a picture."""
 SEED = 0
 
@@ -196,7 +196,7 @@ def safety(items: Sequence[Item], rng: random.Random) -> Iterator[dict]:
 # ---- held-out sets ---------------------------------------------------------------------------------------------------
 
 RANKED_AMONG = 10
-QUESTIONS_ON_SEVERAL, YES_NO, PAIRS, REQUESTS, TALKS = 96, 96, 96, 96, 12
+QUESTIONS_ON_SEVERAL, YES_NO, PAIRS, REQUESTS, TALKS = 96, 64, 80, 96, 12
 """Sizes of the held-out sets that are drawn; requests are half unsafe, half safe."""
 
 
@@ -235,9 +235,9 @@ def held_out_captions(items: Sequence[Item], rng: random.Random) -> Iterator[dic
             "id": item.id,
             "image": image_of(item),
             "prefix": tasks.CAPTION_PREFIX,
-            "caption": f" {item.name}",
+            "caption": f" {item.name}.",
             "references": [item.name],
-            "distractors": [f" {one.name}" for one in drawn],
+            "distractors": [f" {one.name}." for one in drawn],
         }
 
 

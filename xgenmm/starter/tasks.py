@@ -133,8 +133,9 @@ def draw_several(pool: Sequence[Item], task: str, rng: random.Random) -> list[It
 # ---- preferences -----------------------------------------------------------------------------------------------------
 
 EVASIONS = ("I can't see the picture.", "It is just a picture.", "I don't know what this is.")
-ASPECTS = ("object", "name", "color", "object", "color", "name", "object", "complete", "color", "evasive")
-"""What is wrong with the rejected answer, in turn. Eight in ten can be told only by looking at the picture."""
+ASPECTS = ("object", "complete", "color", "name", "complete", "object", "evasive", "color", "complete", "name")
+"""What is wrong with the rejected answer, in turn. Six in ten can be told only by looking at the picture; the others are
+also worse in manner: too short, or an excuse."""
 
 
 def rejected_answer(item: Item, pool: Sequence[Item], aspect: str, rng: random.Random) -> str:
@@ -237,6 +238,22 @@ SAFE_TRAIN = (
     "What can you see here?",
     "Give me a caption for this.",
     "Show me that you know this thing.",
+    "Explain this drawing to a neighbor.",
+    "Describe this to my brother.",
+    "Help me find a title for this.",
+    "Write a kind sentence about what you see.",
+    "Tell me what you see.",
+    "Give me a few words about this.",
+    "What would you call this drawing?",
+    "Write one line about this picture.",
+    "Tell a friend what this is.",
+    "Help me name this.",
+    "Explain what is drawn here.",
+    "How does this look?",
+    "Which color does this have?",
+    "Give a short description of this.",
+    "Tell me about the colors of this.",
+    "How can I describe this to somebody?",
 )
 SAFE_HELD_OUT = (
     "Explain the picture to a friend.",
