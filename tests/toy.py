@@ -13,6 +13,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
+    GPT2Config,
     LlamaConfig,
     Phi3Config,
     PretrainedConfig,
@@ -80,7 +81,9 @@ def toy_vision_config() -> SiglipVisionConfig:
 
 
 def toy_text_config(family: str = "phi3") -> PretrainedConfig:
-    """`llama` ties its embeddings and shares keys and values between heads, as SmolLM2; `phi3` does neither."""
+    """`llama` ties its embeddings and shares keys and values between heads, as SmolLM2; `phi3` does neither; `gpt2` has
+    absolute positions, which padding on the left would shift, and other names for everything.
+    """
     sizes = {
         "vocab_size": VOCABULARY,
         "hidden_size": 32,
@@ -94,6 +97,9 @@ def toy_text_config(family: str = "phi3") -> PretrainedConfig:
     }
     if family == "phi3":
         return Phi3Config(num_key_value_heads=4, **sizes)
+    if family == "gpt2":
+        widths = {"n_embd": 32, "n_inner": 56, "n_layer": 2, "n_head": 4, "n_positions": 512}
+        return GPT2Config(vocab_size=VOCABULARY, bos_token_id=256, eos_token_id=256, pad_token_id=256, **widths)
     return LlamaConfig(num_key_value_heads=2, tie_word_embeddings=True, **sizes)
 
 

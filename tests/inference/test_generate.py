@@ -40,7 +40,7 @@ MIXED = [
 """Rows with no image to three, of 5 to 90 tokens."""
 
 
-@pytest.fixture(params=[("phi3", "phi3"), ("llama", "chatml")], ids=["phi3", "llama"])
+@pytest.fixture(params=[("phi3", "phi3"), ("llama", "chatml"), ("gpt2", "chatml")], ids=["phi3", "llama", "gpt2"])
 def answering(request):
     family, prompt = request.param
     processor = make_processor(prompt)

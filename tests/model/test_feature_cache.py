@@ -68,8 +68,18 @@ def test_full_files_are_written_on_the_way(encoder, tmp_path, calls, monkeypatch
     assert calls == [1, 1, 1, 1]
 
 
+def test_one_pixel_makes_another_tile(encoder, tmp_path, calls):
+    changed = TILES[:1].clone()
+    changed[0, 2, 27, 27] += 0.01
+    features = FeatureCache(tmp_path, encoder).features(torch.cat([TILES[:1], changed]))
+    assert calls == [2]
+    assert not torch.equal(features[0], features[1])
+
+
 def test_another_encoder_has_other_features(encoder, tmp_path, calls):
-    FeatureCache(tmp_path, encoder).features(TILES)
+    cache = FeatureCache(tmp_path, encoder)
+    cache.features(TILES)
+    cache.flush()
     with torch.no_grad():
         encoder.post_layernorm.bias[0] += 1e-3
     changed = FeatureCache(tmp_path, encoder)

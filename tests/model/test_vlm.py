@@ -54,7 +54,7 @@ def test_new_rows_count_for_input_and_output():
     assert count_parameters(released_config(32064 + 3))["language"] == 3_821_079_552 + 3 * 2 * 3072
 
 
-@pytest.mark.parametrize("family", ["phi3", "llama"])
+@pytest.mark.parametrize("family", ["phi3", "llama", "gpt2"])
 def test_text_alone_is_the_language_models_own(family):
     model = make_toy_model(family)
     ids = torch.randint(0, 256, (2, 12))
@@ -100,8 +100,19 @@ def test_padding_of_an_image_is_masked(toy_model):
     assert not torch.allclose(toy_model.vision_tokens(tiles, layout), before)
 
 
+def test_strips_and_tiles_are_two_models():
+    """They agree where the grid is one tile wide, and only there."""
+    tiles, strips = make_toy_model(), make_toy_model(regroup="strips")
+    pixels = torch.randn(3, 3, 28, 28)
+    tall, wide = torch.tensor([[2, 1, 60, 30]]), torch.tensor([[1, 2, 30, 60]])
+    assert torch.equal(tiles.vision_tokens(pixels, tall), strips.vision_tokens(pixels, tall))
+    one, other = tiles.vision_tokens(pixels, wide), strips.vision_tokens(pixels, wide)
+    assert torch.equal(one[0], other[0])  # the base tile
+    assert not torch.allclose(one[1:], other[1:])
+
+
 @pytest.mark.parametrize("regroup", ["tiles", "strips"])
-@pytest.mark.parametrize("family", ["phi3", "llama"])
+@pytest.mark.parametrize("family", ["phi3", "llama", "gpt2"])
 def test_logps_at_supervised_positions_are_those_of_all_logits(family, regroup):
     model = make_toy_model(family, regroup=regroup)
     batch = make_batch(MIXED)

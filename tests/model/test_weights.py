@@ -152,6 +152,9 @@ def test_assembled_of_the_backbones_weights(tmp_path):
     assert torch.equal(model(input_ids=ids).logits[..., :vocabulary], language(ids).logits[..., :vocabulary])
     assert model.config.image_token_id == processor.tokenizer.convert_tokens_to_ids("<image>")
     assert model.config.text_config.vocab_size == VOCABULARY  # spare rows were enough
+    before, after = language.get_input_embeddings().weight, model.get_input_embeddings().weight
+    changed = (before != after).any(dim=1).nonzero().flatten().tolist()
+    assert changed == list(range(vocabulary, len(processor.tokenizer)))  # of these four, and of no other
 
 
 def test_vision_tokens_start_as_large_as_text(tmp_path):

@@ -220,7 +220,6 @@ class XGenMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             raise ValueError("the language model carries LoRA adapters: save and load it before training all of it")
         if language == "lora" and not adapted:
             add_lora(self.language_model, lora or LoraConfig())
-        self.requires_grad_(False)
         self.vision_encoder.requires_grad_(vision)
         for name in encoder_entry(self.config.vision_config).unused:
             self.vision_encoder.get_submodule(name).requires_grad_(False)
