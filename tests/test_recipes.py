@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from xgenmm import recipe as recipes
 from xgenmm.config import ConfigError, decode, encode, override, read_yaml
-from xgenmm.data.quarantine import read_lines
+from xgenmm.data.quarantine import DataError, read_lines
 from xgenmm.model.weights import WeightsError
 from xgenmm.recipe import RECIPES, Recipe, check, load_recipe, run
 from xgenmm.starter.toy import write_toy
@@ -329,9 +329,9 @@ def test_a_stage_with_another_chat_format_is_refused(toy_folder, tmp_path):
         run(debug(toy_folder, tmp_path, "stages.sft.processor={prompt: phi3}"))
 
 
-def test_parts_that_do_not_fit_name_the_stage(toy_folder, tmp_path):
+def test_a_data_set_without_a_usable_row_stops_before_the_first_step(toy_folder, tmp_path):
     recipe = debug(toy_folder, tmp_path, "processor.max_tokens=10")
-    with pytest.raises(Exception, match=r'"pairs" gives nothing to learn from: .*text_too_long'):
+    with pytest.raises(DataError, match=r'"documents" gives nothing to learn from: none of 16 .*\(16 text_too_long\)'):
         run(recipe)
 
 

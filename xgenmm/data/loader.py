@@ -276,7 +276,9 @@ class Loader:
         except ImageError as error:
             return Fault(source=source.name, id=row_id, reason=f"image_{error.reason}", detail=str(error))
         except PromptTooLong as error:
-            return Fault(source=source.name, id=row_id, reason="text_too_long", detail=str(error))
+            return Fault(
+                source=source.name, id=row_id, reason="text_too_long", detail=str(error).removeprefix(f"{row_id}: ")
+            )
         return _Usable(source=source.name, examples=examples)
 
     def _examples(self, sample: Sample) -> tuple[Example, ...]:
