@@ -81,10 +81,11 @@ def test_no_verb_is_a_mistake(capsys):
 
 
 def test_idle_threads_sleep_before_torch_is_imported():
-    code = "import os, sys\nfrom xgenmm import cli\ncli._prepare()\nprint(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    say = "print(os.environ['OMP_WAIT_POLICY'], os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)"
+    code = f"import os, sys\nfrom xgenmm import cli\ncli._prepare()\n{say}"
     environment = {key: value for key, value in os.environ.items() if key not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
-    assert done.stdout == "PASSIVE False\n"
+    assert done.stdout == "PASSIVE 0 False\n"
 
 
 def test_train_makes_weights_and_the_same_command_again_skips(at_work, capsys):
