@@ -133,7 +133,7 @@ class Loader:
             sources: The mixture.
             batch: How a step is made up.
             processor: Turns samples into tokens and tiles.
-            pairs: Whether the objective wants preferences (each gives two rows: chosen, rejected) or plain samples.
+            pairs: Whether the objective wants preferences or plain samples.
             seed: Of order, draws and choices.
 
         Raises:
