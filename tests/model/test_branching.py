@@ -49,8 +49,8 @@ def test_a_branched_row_equals_its_rows_apart(family: str, attention: str):
     other = example([11, 12, 13, 14], 2)
     joined = branch(apart, IMAGE_TOKEN)
     assert joined is not None
-    # the trunk ends before 7, which predicts the first supervised word: each branch has a 7 of its own; the last word of
-    # each predicts nothing and is left out
+    # the trunk ends before 7, which predicts the first supervised word: each branch has a 7 of its own; the last word
+    # of each predicts nothing and is left out
     assert joined.branches.tolist() == [0] * (2 + LATENTS) + [1] * 2 + [2] * 4 + [3] * 1
     together, gradient = losses(model, [joined, other])
     one_by_one, expected = losses(model, [*apart, other, other][:4])

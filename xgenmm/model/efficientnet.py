@@ -5,7 +5,7 @@ stem and head). Batch norms are folded into the convolutions when the weights ar
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from einops import rearrange, repeat
@@ -108,7 +108,7 @@ class EfficientNetLiteGrid(PreTrainedModel):
 
     config_class = EfficientNetLiteConfig
     main_input_name = "pixel_values"
-    _no_split_modules: ClassVar[list[str] | set[str] | None] = ["InvertedResidual"]
+    _no_split_modules = ["InvertedResidual"]  # noqa: RUF012  (transformers declares it so)
 
     def __init__(self, config: EfficientNetLiteConfig):
         super().__init__(config)

@@ -208,7 +208,7 @@ def load(path: Path, *, dtype: Dtype = "float32", attention: Attention = "sdpa")
         model = _backbone(
             XGenMMForConditionalGeneration, str(path), dtype=dtype, attn_implementation={"text_config": attention}
         )
-    return model.eval()
+    return cast(XGenMMForConditionalGeneration, model.eval())
 
 
 def check_folder(path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -50,7 +49,7 @@ def probe(device: torch.device, seconds: float = 0.2) -> Probe:
     return Probe(speed_up=best[torch.float32] / best[torch.bfloat16], error=error.item())
 
 
-def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[None]:
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     """Where the forward pass runs: float32 parameters compute in bfloat16 if that was chosen."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
 
