@@ -45,6 +45,13 @@ def test_a_wrong_outcome_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main([str(path), "--profile", "vlmevalkit"]) == 0
 
 
+@pytest.mark.parametrize("profile", ["paper", "vlmevalkit", "lmms-eval", "open_flamingo@655f693"])
+def test_every_profile_reads_every_file(profile: str, capsys: pytest.CaptureFixture[str]):
+    # A file whose scorer the profile has no rules for prints nothing and fails nothing.
+    assert main([*map(str, sorted(CASES.glob("*.jsonl"))), "--profile", profile]) == 0
+    assert "failed 0" in capsys.readouterr().out
+
+
 def test_a_profile_follows_its_references():
     assert references_of("vqa_accuracy", "paper") == ("vlmevalkit@820176c", "open_flamingo@655f693")
     assert references_of("blink", "vlmevalkit") == ("vlmevalkit@e8e78f0",)
@@ -61,9 +68,9 @@ def test_case_may_be_the_record_or_its_input():
 def test_unknown_names_are_errors_that_give_the_known_ones():
     with pytest.raises(ValueError, match="no scorer 'blonk'"):
         score_case("blonk", "paper", {})
-    with pytest.raises(ValueError, match="'papers' is no profile"):
+    with pytest.raises(ValueError, match="'papers' is neither a profile"):
         score_case("blink", "papers", {})
-    with pytest.raises(ValueError, match="'vlmevalkit@e8e78f0' is no profile"):
+    with pytest.raises(ValueError, match="'vlmevalkit@e8e78f0' has no rules for 'mantis'"):
         references_of("mantis", "vlmevalkit@e8e78f0")
 
 

@@ -109,18 +109,20 @@ def references_of(scorer: str, profile: str) -> tuple[str, ...]:
     """The references that a profile follows for a scorer: its own, or the first shared one that scores it at all."""
     if scorer not in SCORERS:
         raise ValueError(f"no scorer {scorer!r}: known are {sorted(SCORERS)}")
+    followed = _followed_by(scorer, profile)
+    if not followed:
+        raise ValueError(f"{profile!r} has no rules for {scorer!r}: only {sorted(SCORERS[scorer])} have")
+    return followed
+
+
+def _followed_by(scorer: str, profile: str) -> tuple[str, ...]:
     known = SCORERS[scorer]
-    if profile in known:
-        return (profile,)
     if profile not in PROFILES:
-        raise ValueError(
-            f"{profile!r} is no profile ({sorted(PROFILES)}) and no reference of {scorer!r} ({sorted(known)})"
-        )
+        if not any(profile in rules for rules in SCORERS.values()):
+            raise ValueError(f"{profile!r} is neither a profile ({', '.join(PROFILES)}) nor a reference of any scorer")
+        return (profile,) if profile in known else ()
     own = tuple(reference for reference in PROFILES[profile] if reference in known)
-    shared = tuple(reference for reference in SHARED if reference in known)[:1]
-    if not own and not shared:
-        raise ValueError(f"profile {profile!r} has no rules for {scorer!r}: only {sorted(known)} have")
-    return own or shared
+    return own or tuple(reference for reference in SHARED if reference in known)[:1]
 
 
 def _rules_of(scorer: str, profile: str) -> list[Rules]:
@@ -224,7 +226,7 @@ def _check_cases(group: Sequence[Record], profile: str, tallies: dict[str, Tally
 def _followed(record: Record, profile: str, tallies: dict[str, Tally]) -> list[tuple[str, Any]]:
     """The outcomes of a record that the profile has to match; what cannot be compared is counted as skipped."""
     scorer = record["scorer"]
-    followed = tuple(SCORERS[scorer]) if profile == "all" else references_of(scorer, profile)
+    followed = tuple(SCORERS[scorer]) if profile == "all" else _followed_by(scorer, profile)
     found = []
     for reference, outcome in record["expected"].items():
         tally = tallies.setdefault(reference, Tally())
