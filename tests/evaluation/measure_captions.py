@@ -18,7 +18,7 @@ from xgenmm.evaluation.scorers.captions import caption_scores
 
 NOUNS = (
     "man woman dog cat bus train street table pizza plate boy girl horse field beach wave surfboard frisbee racket ball"
-    " kitchen sink clock tower sign car truck bike bench park tree grass snow slope elephant zebra giraffe bird kite sky"
+    " kitchen sink clock tower sign car truck bike bench park tree grass snow elephant zebra giraffe bird kite sky"
     " phone laptop desk bed room couch tv book vase cake donut banana bowl cup knife fork group child player court boat"
 )
 ADJECTIVES = (
