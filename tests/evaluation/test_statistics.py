@@ -19,9 +19,9 @@ def test_share_at_the_ends_stays_inside():
 
 
 def test_ratio_weights_items_by_their_counts():
-    figure = ratio([2.0, 6.0], [1.0, 3.0])
+    figure = ratio([2.0, 6.0], [1, 3])
     assert (figure.value, figure.low, figure.high) == (2.0, 2.0, 2.0)
-    assert ratio([1.0, 9.0], [1.0, 3.0]).value == 2.5
+    assert ratio([1.0, 9.0], [1, 3]).value == 2.5
 
 
 def test_bootstrap_interval_is_close_to_the_normal_one_and_repeatable():
@@ -37,4 +37,4 @@ def test_no_items_is_an_error():
     with pytest.raises(ValueError, match="no items"):
         share([])
     with pytest.raises(ValueError, match="2 sums for 1 counts"):
-        ratio([1.0, 2.0], [1.0])
+        ratio([1.0, 2.0], [1])

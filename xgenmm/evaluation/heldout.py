@@ -155,13 +155,17 @@ class HeldOut:
 
     def measure(self) -> Measured:
         """All figures. Raises ConfigError naming the file and the line of an entry that cannot be read."""
-        figures = self.captions(self._read("captions.jsonl", Caption)[: self.limit])
+        figures = self.captions(self.read_captions()[: self.limit])
         figures |= self.choices(self._read("choices.jsonl", Choice))
         figures |= self.preferences(self._read("preferences.jsonl", Pair)[: self.limit])
         requests = self._read("requests.jsonl", Request)
         unsafe, safe = ([one for one in requests if one.unsafe == wanted][: self.limit] for wanted in (True, False))
         figures |= self.requests([*unsafe, *safe])
         return Measured(figures=figures, answers=self.talks(self._read("talks.jsonl", Talk)))
+
+    def read_captions(self) -> list[Caption]:
+        """The entries of captions.jsonl."""
+        return self._read("captions.jsonl", Caption)
 
     def captions(self, entries: Sequence[Caption]) -> dict[str, Figure]:
         """Loss of the true caption with its picture and with another; its rank among ten; CIDEr of what the model says.

@@ -36,7 +36,7 @@ def share(hits: Sequence[bool]) -> Figure:
     return _rounded(p, max(0.0, centre - half), min(1.0, centre + half), n)
 
 
-def ratio(sums: Sequence[float], counts: Sequence[float]) -> Figure:
+def ratio(sums: Sequence[float], counts: Sequence[int]) -> Figure:
     """Sum over sum, such as loss per token over captions of several lengths; the interval is a bootstrap over items.
 
     The resampling is seeded: the same items always give the same interval.
@@ -51,7 +51,7 @@ def ratio(sums: Sequence[float], counts: Sequence[float]) -> Figure:
 
 def mean(values: Sequence[float]) -> Figure:
     """Mean with a bootstrap interval over items."""
-    return ratio(values, [1.0] * len(values))
+    return ratio(values, [1] * len(values))
 
 
 def _rounded(value: float, low: float, high: float, n: int) -> Figure:

@@ -134,7 +134,7 @@ def draw_several(pool: Sequence[Item], task: str, rng: random.Random) -> list[It
 
 EVASIONS = ("I can't see the picture.", "It is just a picture.", "I don't know what this is.")
 ASPECTS = ("object", "complete", "color", "name", "complete", "object", "evasive", "color", "complete", "name")
-"""What is wrong with the rejected answer, in turn. Six in ten can be told only by looking at the picture; the others are
+"""What is wrong with the rejected answer, in turn. Six in ten can be told only by looking at the picture; the rest are
 also worse in manner: too short, or an excuse."""
 
 
