@@ -56,13 +56,13 @@ def test_keyed_is_the_same_in_every_process():
 
 
 def test_every_epoch_holds_every_row_once_in_another_order(make):
-    loader = make("pairs")
+    loader = make("pairs", size=1)  # one row a step: nothing is sorted by length
     assert loader.epoch_rows == 48
-    first, second = flat(loader.steps(0, 12)), flat(loader.steps(12, 24))
+    first, second = flat(loader.steps(0, 48)), flat(loader.steps(48, 96))
     assert len(set(first)) == 48
     assert sorted(first) == sorted(second)
     assert first != second
-    assert first != flat(make("pairs", seed=1).steps(0, 12))
+    assert first != flat(make("pairs", size=1, seed=1).steps(0, 48))
 
 
 def test_any_step_can_be_had_without_those_before(make):
@@ -89,6 +89,14 @@ def test_another_source_leaves_the_order_of_the_first_alone(make):
     mixed = [name for name in flat(make("pairs", "documents", size=1).steps(0, 60)) if name.startswith("pairs/")]
     assert len(mixed) == 45  # three of four rows, as 48 to 16
     assert mixed == alone[: len(mixed)]
+
+
+def test_sources_of_equal_size_have_orders_of_their_own(make, toy_folder):
+    path = str(toy_folder / "pairs.tar")
+    one, other = (SourceConfig(name=name, adapter="caption_pairs", path=path) for name in ("one", "other"))
+    orders = [[name.split(":")[1] for name in flat(make(s, size=1).steps(0, 48))] for s in (one, other)]
+    assert sorted(orders[0]) == sorted(orders[1])
+    assert orders[0] != orders[1]
 
 
 def test_samples_takes_the_same_rows_in_every_epoch(make, toy_folder):

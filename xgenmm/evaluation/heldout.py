@@ -16,6 +16,7 @@ to it:
 
 import io
 import json
+import random
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -312,9 +313,14 @@ class HeldOut:
         return [decode(kind, json.loads(line), f"{path}, line {number}") for number, line in enumerate(lines, 1)]
 
 
-def rotated(entries: Sequence[Entry]) -> Sequence[Entry]:
-    """Each entry's control: the entry after it, the first one for the last. With two or more, nobody is their own."""
-    return [*entries[1:], *entries[:1]]
+def rotated(entries: Sequence[Entry]) -> list[Entry]:
+    """Each entry's control: the one after it in an order drawn once and for all. With two or more, nobody is their own.
+
+    The order is drawn because neighbours in a file are often alike: a fruit's neighbour is a fruit.
+    """
+    order = random.Random(0).sample(range(len(entries)), len(entries))
+    control = dict(zip(order, [*order[1:], *order[:1]], strict=True))
+    return [entries[control[place]] for place in range(len(entries))]
 
 
 def white_paper(side: int) -> Picture:
