@@ -6,9 +6,11 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
 from toy import make_tokenizer, make_toy_model
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from xgenmm.model.vlm import XGenMMForConditionalGeneration
+from xgenmm.processor.processor import ProcessorConfig, XGenMMProcessor
+from xgenmm.starter.toy import write_toy
 
 
 @pytest.fixture
@@ -24,3 +26,27 @@ def chatml_tokenizer() -> PreTrainedTokenizerFast:
 @pytest.fixture
 def toy_model() -> XGenMMForConditionalGeneration:
     return make_toy_model()
+
+
+@pytest.fixture(scope="session")
+def toy_folder(tmp_path_factory):
+    """Toy weights and data as the debug recipe makes them. Nobody may change it."""
+    folder = tmp_path_factory.mktemp("made") / "toy"
+    write_toy(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def toy_processor(toy_folder):
+    """A processor for the data of `toy_folder`."""
+    config = ProcessorConfig(
+        prompt="chatml",
+        tile=28,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        grids=((1, 2), (2, 1)),
+        tokens_per_tile=2,
+        max_tokens=256,
+        system="",
+    )
+    return XGenMMProcessor(AutoTokenizer.from_pretrained(toy_folder / "language"), config)

@@ -1,6 +1,7 @@
 """The command: quick where nothing is to be done, and messages instead of tracebacks."""
 
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -50,12 +51,13 @@ def test_help_is_quick_and_knows_no_torch():
     code = "\n".join((*lines, "assert 'torch' not in sys.modules"))
     seconds = []
     for _ in range(3):
-        began = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-        seconds.append(time.perf_counter() - began)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         assert done.returncode == 0, done.stderr
         assert "train" in done.stdout
-    assert min(seconds) < 0.5
+    assert min(seconds) < 0.5  # of the processor, so that a busy machine does not fail it
 
 
 @pytest.mark.parametrize("verb", ["train", "chat", "generate"])

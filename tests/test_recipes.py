@@ -17,7 +17,6 @@ from xgenmm.config import ConfigError, decode, encode, override, read_yaml
 from xgenmm.data.quarantine import DataError, read_lines
 from xgenmm.model.weights import WeightsError
 from xgenmm.recipe import RECIPES, Recipe, check, load_recipe, run
-from xgenmm.starter.toy import write_toy
 from xgenmm.training.trainer import Trainer
 
 SHIPPED = sorted(str(path.relative_to(RECIPES).with_suffix("")) for path in RECIPES.rglob("*.yaml"))
@@ -30,13 +29,6 @@ TOY_FILES = {
     "preference": "preferences.jsonl",
     "vlguard": "safety.json",
 }
-
-
-@pytest.fixture(scope="session")
-def toy_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("made") / "toy"
-    write_toy(folder)
-    return folder
 
 
 def debug(toy, output, *assignments, stages=5):

@@ -1,5 +1,6 @@
 """The loop: however a step is cut and wherever a run is stopped, the same weights and the same records come out."""
 
+import copy
 import json
 import os
 import signal
@@ -8,10 +9,77 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
+from xgenmm.data.loader import BatchConfig, Loader, SourceConfig
 from xgenmm.data.quarantine import DataError, read_lines
+from xgenmm.model.language import LoraConfig
+from xgenmm.model.resampler import ResamplerConfig
+from xgenmm.model.weights import ModelConfig, assemble
+from xgenmm.objectives import OBJECTIVES
 from xgenmm.training import checkpoint
-from xgenmm.training.checkpoint import CheckpointError, latest_checkpoint
-from xgenmm.training.trainer import Stopped, TrainingError
+from xgenmm.training.checkpoint import CheckpointConfig, CheckpointError, latest_checkpoint
+from xgenmm.training.optim import OptimConfig
+from xgenmm.training.trainer import Stopped, Trainer, TrainerConfig, TrainingError
+
+
+@pytest.fixture(scope="session")
+def new_model(toy_folder, toy_processor):
+    resampler = ResamplerConfig(latents=2, depth=1, heads=2, head_dim=8, ff_mult=2)
+    config = ModelConfig(vision=str(toy_folder / "vision"), language=str(toy_folder / "language"), resampler=resampler)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return assemble(config, toy_processor)
+
+
+@pytest.fixture(scope="session")
+def make_model(new_model):
+    """The same new model in every call."""
+
+    def build(vision=False, resampler=True, language=True):
+        model = copy.deepcopy(new_model)
+        model.set_trainable(vision=vision, resampler=resampler, language=language)
+        return model
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def make_trainer(toy_folder, toy_processor, make_model):
+    """A trainer for instructions (or preferences) with everything that a test may want to change."""
+
+    def build(
+        folder,
+        steps=6,
+        objective="next_token",
+        path="instructions.json",
+        model=None,
+        optim=None,
+        checkpoint=None,
+        seed=0,
+        after_step=None,
+        **batch,
+    ):
+        pairs = objective == "dpo"
+        adapter, path = ("preference", "preferences.jsonl") if pairs else ("llava", path)
+        source = SourceConfig(name="toy", adapter=adapter, path=str(toy_folder / path))
+        model = model or make_model()
+        folder.mkdir(parents=True, exist_ok=True)
+        return Trainer(
+            name="test",
+            model=model,
+            objective=OBJECTIVES[objective]().build(model),
+            loader=Loader([source], BatchConfig(**{"size": 4, **batch}), toy_processor, pairs=pairs, seed=seed),
+            config=TrainerConfig(
+                steps=steps,
+                seed=seed,
+                precision="float32",
+                optim=OptimConfig(**{"lr": 1e-2, "warmup_steps": 2, **(optim or {})}),
+                checkpoint=CheckpointConfig(**{"every": 2, "keep": 2, **(checkpoint or {})}),
+            ),
+            folder=folder,
+            after_step=after_step,
+        )
+
+    return build
 
 
 def weights(trainer):
@@ -115,8 +183,6 @@ def test_resume_is_no_interruption(make_trainer, tmp_path, straight, stop):
 
 @pytest.mark.parametrize("objective", ["next_token", "dpo"])
 def test_resume_is_no_interruption_with_lora_and_dropout(make_trainer, make_model, tmp_path, objective):
-    from xgenmm.model.language import LoraConfig
-
     def model():
         model = make_model()
         with torch.random.fork_rng():
