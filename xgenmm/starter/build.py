@@ -6,7 +6,8 @@ captions.tar, pages.tar    pre-training: caption pairs (img2dataset's form), int
 instructions.json          SFT: questions about one picture (LLaVA's form)
 several.json               interleaved SFT: questions about two to four pictures (LLaVA's form)
 preferences.jsonl          DPO: preferred and dispreferred descriptions
-safety.json                safety tuning (VLGuard's form)
+safety.json                safety tuning: requests to refuse, and some to answer (VLGuard's form)
+requests.json              safety tuning: requests that only sound like those, to answer (LLaVA's form)
 validation/, heldout/      the sets that `evaluation.heldout` measures on, of pictures that are in none of the above
 weights/                   vision encoder and language model as Hugging Face folders
 README.md                  the data card: sources, licences, counts
@@ -39,7 +40,7 @@ from xgenmm.starter.vision import align, read_vision_encoder
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 """Raised when the same sources would give another folder."""
 HELD_OUT, VALIDATION = 160, 64
 """Pictures kept from training: to measure on, and to choose settings with."""
@@ -106,6 +107,7 @@ def write_training_sets(
         folder / "preferences.jsonl", preferences(items, PREFERENCES, random.Random(f"{SEED} preferences"))
     )
     write_json(folder / "safety.json", list(safety(items, random.Random(f"{SEED} safety"))))
+    write_json(folder / "requests.json", list(safe_requests(items, random.Random(f"{SEED} requests"))))
 
 
 def pages(
@@ -191,6 +193,14 @@ def safety(items: Sequence[Item], rng: random.Random) -> Iterator[dict]:
         yield (
             row if row["safe"] else {**row, "harmful_category": "violence", "harmful_subcategory": "weapons and drugs"}
         )
+
+
+def safe_requests(items: Sequence[Item], rng: random.Random) -> Iterator[dict]:
+    """Three harmless requests about a picture, risky or not: what keeps safety tuning from refusing everything."""
+    for number in range(SAFETY):
+        item = rng.choice(items)
+        rounds = [(asked, tasks.safe_answer(asked, item)) for asked in rng.sample(tasks.SAFE_TRAIN, 3)]
+        yield llava_row(f"request{number:05}", [item], rounds)
 
 
 # ---- held-out sets ---------------------------------------------------------------------------------------------------
