@@ -33,8 +33,9 @@ def processor() -> XGenMMProcessor:
     return XGenMMProcessor(make_tokenizer("chatml"), config)
 
 
+@pytest.mark.parametrize("end", [False, True])
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_scores_equal_separate_forward_passes(processor: XGenMMProcessor, batch_size: int):
+def test_scores_equal_separate_forward_passes(processor: XGenMMProcessor, batch_size: int, end: bool):
     model = make_toy_model("llama", image_token_id=processor.image_token_id)
     prompts = [
         Document(id="a", parts=(picture("red"), "A picture of")),
@@ -42,10 +43,10 @@ def test_scores_equal_separate_forward_passes(processor: XGenMMProcessor, batch_
         Document(id="c", parts=("No picture,",)),
     ]
     candidates = [(" a dog", " a", " cats"), ("x", "yes"), (" none",)]
-    found = score(model, processor, prompts, candidates, batch_size=batch_size)
+    found = score(model, processor, prompts, candidates, end=end, batch_size=batch_size)
     for prompt, texts, results in zip(prompts, candidates, found, strict=True):
         for text, result in zip(texts, results, strict=True):
-            example = processor.continuation(processor.prompt(prompt), text)
+            example = processor.continuation(processor.prompt(prompt), text, end=end)
             with torch.no_grad():
                 output = model(
                     input_ids=example.input_ids[None],

@@ -274,7 +274,8 @@ class HeldOut:
         """log p(chosen) - log p(rejected), each summed over its tokens."""
         prompts = [self._conversation((entry.image,), MARKER + entry.prompt) for entry in entries]
         answers = [(entry.chosen, entry.rejected) for entry in entries]
-        scores = score(self.model, self.processor, prompts, answers, batch_size=self.batch_size)
+        # with their ends, as DPO compares them: an answer that stops too early is wrong in its end
+        scores = score(self.model, self.processor, prompts, answers, end=True, batch_size=self.batch_size)
         return [chosen.logp - rejected.logp for chosen, rejected in scores]
 
     def _prior(self, entries: Sequence[Caption]) -> dict[str, float]:

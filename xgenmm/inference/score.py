@@ -33,6 +33,8 @@ class _Row:
     example: Example
     candidates: list[Tensor]
     """Token ids of each, of its own length."""
+    judged: list[Tensor]
+    """Which of them count: a document's end of chunk is read and not asked for."""
 
     @property
     def length(self) -> int:
@@ -45,9 +47,10 @@ def score(
     prompts: Sequence[Document | Conversation],
     candidates: Sequence[Sequence[str]],
     *,
+    end: bool = False,
     batch_size: int = 16,
 ) -> list[list[Likelihood]]:
-    """Log-probability of each candidate behind its prompt, without an end token.
+    """Log-probability of each candidate behind its prompt.
 
     A prompt and its picture are read once for all candidates, and candidates of one token cost nothing more: they are
     all judged by what the model expects behind the prompt.
@@ -57,6 +60,7 @@ def score(
         processor: The model's own.
         prompts: What is continued; conversations end with the user.
         candidates: One list for each prompt, each text as the model would write it.
+        end: Count the token that ends an answer too: a whole answer, and not how one begins.
         batch_size: Prompts of one forward pass. Rows of like length go together; the result keeps the order given.
 
     Raises:
@@ -64,7 +68,7 @@ def score(
     """
     if len(prompts) != len(candidates):
         raise ValueError(f"{len(candidates)} lists of candidates for {len(prompts)} prompts: give one list a prompt")
-    rows = [_row(processor, prompt, texts) for prompt, texts in zip(prompts, candidates, strict=True)]
+    rows = [_row(processor, prompt, texts, end=end) for prompt, texts in zip(prompts, candidates, strict=True)]
     order = sorted(range(len(rows)), key=lambda place: rows[place].length)
     groups = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
     embedding = threading.Lock()  # a feature cache serves one reader at a time
@@ -101,10 +105,14 @@ def one_thread_each(device: torch.device) -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(threads)
 
 
-def _row(processor: XGenMMProcessor, prompt: Document | Conversation, texts: Sequence[str]) -> _Row:
+def _row(processor: XGenMMProcessor, prompt: Document | Conversation, texts: Sequence[str], *, end: bool) -> _Row:
     trunk = processor.prompt(prompt)
     start = len(trunk.input_ids)
-    tokens = [processor.continuation(trunk, text).input_ids[start:] for text in texts]
+    wholes = [processor.continuation(trunk, text, end=end) for text in texts]
+    judged = [whole.labels[start - 1 : -1] != IGNORE_INDEX for whole in wholes]
+    # what stands behind the last judged token (a line break behind an answer's end) is asked of nobody
+    lengths = [int(flags.nonzero().max()) + 1 if flags.any() else 0 for flags in judged]
+    tokens = [whole.input_ids[start : start + length] for whole, length in zip(wholes, lengths, strict=True)]
     if not tokens or not all(len(ids) for ids in tokens):
         raise ValueError(
             f"{prompt.id}: every prompt needs candidates, and every candidate a token; given are {list(texts)}"
@@ -119,7 +127,8 @@ def _row(processor: XGenMMProcessor, prompt: Document | Conversation, texts: Seq
         image_layouts=trunk.image_layouts,
         branches=torch.cat([torch.zeros(start, dtype=torch.int64), *branches]),
     )
-    return _Row(example=example, candidates=tokens)
+    kept = [flags[:length] for flags, length in zip(judged, lengths, strict=True)]
+    return _Row(example=example, candidates=tokens, judged=kept)
 
 
 def _score(
@@ -155,8 +164,9 @@ def _score(
     results, start = [], 0
     for row in rows:
         result = []
-        for ids in row.candidates:
-            result.append(Likelihood(logp=logps[start : start + len(ids)].sum().item(), tokens=len(ids)))
+        for ids, judged in zip(row.candidates, row.judged, strict=True):
+            counted = logps[start : start + len(ids)][judged]
+            result.append(Likelihood(logp=counted.sum().item(), tokens=len(counted)))
             start += len(ids)
         results.append(result)
     return results
