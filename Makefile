@@ -23,7 +23,7 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 
 types: $(VENV)/installed-dev
-	$(BIN)/pyrefly check
+	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python
 
 imports: $(VENV)/installed-dev
 	$(BIN)/lint-imports
