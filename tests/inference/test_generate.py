@@ -9,6 +9,7 @@ from PIL import Image
 from toy import make_answering_model, make_picture, make_processor
 
 from xgenmm.inference.generate import GenerationConfig, generate, stream
+from xgenmm.inference.score import score
 from xgenmm.processor.images import ImageError
 from xgenmm.processor.processor import PromptTooLong
 from xgenmm.types import Conversation, Document, Picture, Turn
@@ -48,6 +49,7 @@ def answering(request):
 
 
 GREEDY = GenerationConfig(max_new_tokens=12)
+FOUR = GenerationConfig(max_new_tokens=4)
 
 
 def test_greedy_text_at_batch_1_and_8(answering):
@@ -75,6 +77,23 @@ def test_greedy_text_is_the_likeliest_token_again_and_again(answering):
         ids = torch.cat([ids, best[None, None]], dim=1)
     expected = processor.tokenizer.decode(new, skip_special_tokens=True)
     assert generate(model, processor, MIXED[:1], GREEDY) == [expected]
+
+
+def test_beams_find_a_text_at_least_as_likely_as_the_greedy_one(answering):
+    model, processor = answering
+    beams = GenerationConfig(max_new_tokens=4, num_beams=3, length_penalty=0.0)
+    prompts = [MIXED[0], MIXED[3]]
+    greedy, searched = (generate(model, processor, prompts, config) for config in (FOUR, beams))
+    assert generate(model, processor, prompts, beams, batch_size=1) == searched
+    for prompt, one, other in zip(prompts, greedy, searched, strict=True):
+        if one and other and one != other:
+            texts = score(model, processor, [prompt], [[one, other]])[0]
+            assert texts[1].logp > texts[0].logp - 1e-4
+
+
+def test_beams_and_sampling_exclude_each_other():
+    with pytest.raises(ValueError, match="num_beams must be at least 1, and 1 when sampling"):
+        GenerationConfig(num_beams=2, temperature=1.0)
 
 
 def test_the_picture_matters(answering):

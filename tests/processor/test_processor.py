@@ -167,6 +167,17 @@ def test_prompts_of_documents_have_no_end(processor: XGenMMProcessor):
     assert processor.tokenizer.decode(ids).endswith("A cat.<|endofchunk|><image><image><image>Output:")
 
 
+def test_rendered_text_may_spell_special_tokens(processor: XGenMMProcessor):
+    pictures = [picture(), picture(colour="blue")]
+    text = "<image>Output:A cat.<|endofchunk|>\n<image>Output:"
+    example = processor.rendered("d", text, pictures)
+    assert processor.tokenizer.decode(example.input_ids) == text.replace("<image>", "<image>" * 3)
+    assert len(example.pixel_values) == 2
+    assert (example.labels == IGNORE_INDEX).all()
+    with pytest.raises(ValueError, match="d: 2 <image> in the text for 1 pictures"):
+        processor.rendered("d", text, pictures[:1])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_prompt_and_continuation_make_the_example(kind: str):
     prompt_name, make = KINDS[kind]

@@ -14,7 +14,7 @@ from xgenmm.model.vlm import XGenMMForConditionalGeneration
 from xgenmm.model.weights import generation_settings
 from xgenmm.processor.collate import collate
 from xgenmm.processor.processor import XGenMMProcessor
-from xgenmm.types import Batch, Conversation, Document
+from xgenmm.types import Batch, Conversation, Document, Example
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,10 @@ class GenerationConfig:
     """Draw among the likeliest tokens that together have this probability."""
     seed: int = 0
     """Of the draws; the surrounding program's random state is left alone."""
+    num_beams: int = 1
+    """Beam search over so many; needs temperature 0."""
+    length_penalty: float = 1.0
+    """Beams are compared by log-probability / length ** length_penalty: 0 prefers short answers."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant.
@@ -41,6 +45,11 @@ class GenerationConfig:
             raise ValueError(f"temperature must be 0 (the likeliest token) or more, not {self.temperature}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be above 0 and at most 1, not {self.top_p}")
+        if self.num_beams < 1 or (self.num_beams > 1 and self.temperature > 0):
+            raise ValueError(
+                f"num_beams must be at least 1, and 1 when sampling: not {self.num_beams} with temperature "
+                f"{self.temperature}"
+            )
 
 
 def generate(
@@ -65,12 +74,22 @@ def generate(
     """
     texts: list[str] = []
     for start in range(0, len(samples), batch_size):
-        examples = [processor.prompt(sample) for sample in samples[start : start + batch_size]]
-        # On the left, so that all rows end where their answers begin.
-        batch = collate(examples, processor.pad_token_id, side="left")
-        ids = _generate(model, processor, batch, config)
-        texts += processor.tokenizer.batch_decode(ids[:, batch.input_ids.shape[1] :], skip_special_tokens=True)
+        prompts = [processor.prompt(sample) for sample in samples[start : start + batch_size]]
+        texts += continue_prompts(model, processor, prompts, config)
     return texts
+
+
+def continue_prompts(
+    model: XGenMMForConditionalGeneration,
+    processor: XGenMMProcessor,
+    prompts: Sequence[Example],
+    config: GenerationConfig,
+) -> list[str]:
+    """What the model writes behind prompts that are tokens already; one batch, in any mixture of lengths."""
+    # On the left, so that all rows end where their answers begin.
+    batch = collate(prompts, processor.pad_token_id, side="left")
+    ids = _generate(model, processor, batch, config)
+    return processor.tokenizer.batch_decode(ids[:, batch.input_ids.shape[1] :], skip_special_tokens=True)
 
 
 def stream(
@@ -119,6 +138,8 @@ def _generate(
     sampling = {"temperature": config.temperature, "top_p": config.top_p, "top_k": 0} if config.temperature > 0 else {}
     settings = generation_settings(model, processor)
     settings.update(max_new_tokens=config.max_new_tokens, do_sample=config.temperature > 0, **sampling)
+    if config.num_beams > 1:
+        settings.update(num_beams=config.num_beams, length_penalty=config.length_penalty)
     model.eval()
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)

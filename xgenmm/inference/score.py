@@ -160,7 +160,8 @@ def _score(
     distinct, inverse = positions.unique(dim=0, return_inverse=True)
     logits = logits_of(model.language_model, hidden[distinct[:, 0], distinct[:, 1]])
     targets = torch.cat(which).to(model.device)
-    logps = logits.float().log_softmax(dim=-1)[inverse, targets].cpu()
+    logits = logits.float()
+    logps = (logits[inverse, targets] - logits.logsumexp(dim=-1)[inverse]).cpu()
     results, start = [], 0
     for row in rows:
         result = []

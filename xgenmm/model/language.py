@@ -62,8 +62,10 @@ def logits_of(language_model: PreTrainedModel, hidden: Float[Tensor, "M D"]) -> 
     """Logits of some last hidden states, with the scaling or capping that some families put behind their head."""
     logits = head_of(language_model)(hidden)
     config = language_model.config.to_dict()
-    logits = logits * config.get("logit_scale", 1.0)  # Cohere
-    logits = logits / config.get("logits_scaling", 1.0)  # Granite
+    if (scale := config.get("logit_scale", 1.0)) != 1.0:  # Cohere
+        logits = logits * scale
+    if (scaling := config.get("logits_scaling", 1.0)) != 1.0:  # Granite
+        logits = logits / scaling
     if (cap := config.get("final_logit_softcapping")) is not None:  # Gemma
         logits = cap * torch.tanh(logits / cap)
     return logits

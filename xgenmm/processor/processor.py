@@ -170,6 +170,20 @@ class XGenMMProcessor(ProcessorMixin):
         example = self._build(sample.id, segments)
         return dataclasses.replace(example, labels=torch.full_like(example.labels, IGNORE_INDEX))
 
+    def rendered(self, name: str, text: str, pictures: Sequence[Picture]) -> Example:
+        """A text that somebody has rendered already: special tokens in it count, each `<image>` stands for a picture.
+
+        For formats that are not ours to choose, such as a reference's few-shot prompts. Nothing is supervised.
+
+        Raises:
+            ValueError: Pictures and `<image>` differ in number.
+            ImageError, PromptTooLong: As `example`.
+        """
+        row = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        if (count := row.count(self.image_token_id)) != len(pictures):
+            raise ValueError(f"{name}: {count} {IMAGE} in the text for {len(pictures)} pictures: write one for each")
+        return self._from_ids(name, row, [open_image(picture) for picture in pictures])
+
     def continuation(self, prompt: Example, text: str, *, end: bool = False) -> Example:
         """A prompt with one possible continuation, which alone is supervised: for the likelihood of answers.
 
