@@ -78,12 +78,29 @@ def test_greedy_text_is_the_likeliest_token_again_and_again(answering):
     assert generate(model, processor, MIXED[:1], GREEDY) == [expected]
 
 
-def test_beams_search_and_do_not_depend_on_the_batch(answering):
+def test_beams_are_those_of_the_language_model_alone(answering):
     model, processor = answering
-    beams = GenerationConfig(max_new_tokens=6, num_beams=3, length_penalty=0.0)
-    alone = generate(model, processor, MIXED, beams, batch_size=1)
-    assert generate(model, processor, MIXED, beams, batch_size=8) == alone
-    assert alone != generate(model, processor, MIXED, dataclasses.replace(beams, num_beams=1))
+    config = GenerationConfig(max_new_tokens=6, num_beams=3, length_penalty=0.0)
+    expected = []
+    for sample in MIXED:
+        prompt = processor.prompt(sample)
+        with torch.no_grad():
+            embeds = model.embed(prompt.input_ids[None], prompt.pixel_values, prompt.image_layouts)
+            ids = model.language_model.generate(
+                inputs_embeds=embeds,
+                attention_mask=torch.ones_like(prompt.input_ids)[None],
+                max_new_tokens=6,
+                num_beams=3,
+                length_penalty=0.0,
+                do_sample=False,
+                eos_token_id=list(processor.stop_token_ids),
+                pad_token_id=processor.pad_token_id,
+                suppress_tokens=model.generation_config.suppress_tokens,
+            )
+        expected += processor.tokenizer.batch_decode(ids, skip_special_tokens=True)
+    assert generate(model, processor, MIXED, config, batch_size=1) == expected
+    assert generate(model, processor, MIXED, config, batch_size=8) == expected
+    assert expected != generate(model, processor, MIXED, dataclasses.replace(config, num_beams=1))
 
 
 def test_beams_and_sampling_exclude_each_other():

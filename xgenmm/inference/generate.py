@@ -88,7 +88,7 @@ def continue_prompts(
     """What the model writes behind prompts that are tokens already; one batch, in any mixture of lengths."""
     # On the left, so that all rows end where their answers begin.
     batch = collate(prompts, processor.pad_token_id, side="left")
-    ids = _generate(model, processor, batch, config)
+    ids = generate_from(model, processor, batch, config)
     return processor.tokenizer.batch_decode(ids[:, batch.input_ids.shape[1] :], skip_special_tokens=True)
 
 
@@ -110,7 +110,7 @@ def stream(
 
     def work() -> None:
         try:
-            _generate(model, processor, batch, config, streamer=pieces, stopping_criteria=_stop_when(stopped))
+            generate_from(model, processor, batch, config, streamer=pieces, stopping_criteria=_stop_when(stopped))
         except BaseException as failure:  # noqa: BLE001  (raised again below, in the thread that asked)
             failures.append(failure)
             pieces.end()
@@ -127,14 +127,22 @@ def stream(
 
 
 @torch.inference_mode()
-def _generate(
+def generate_from(
     model: XGenMMForConditionalGeneration,
     processor: XGenMMProcessor,
     batch: Batch,
     config: GenerationConfig,
     **options: Any,
 ) -> Int[Tensor, "B longer"]:
-    """Prompts and new tokens; rows that end early go on with padding."""
+    """Prompts and new tokens; rows that end early go on with padding.
+
+    Args:
+        model: Put into evaluation mode.
+        processor: The model's.
+        batch: Padded on the left.
+        config: How to choose tokens.
+        options: Passed to transformers; may replace the batch's ids and mask.
+    """
     sampling = {"temperature": config.temperature, "top_p": config.top_p, "top_k": 0} if config.temperature > 0 else {}
     settings = generation_settings(model, processor)
     settings.update(max_new_tokens=config.max_new_tokens, do_sample=config.temperature > 0, **sampling)
@@ -143,13 +151,12 @@ def _generate(
     model.eval()
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
+        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, **options}
         return cast(Any, model).generate(
-            input_ids=batch.input_ids.to(model.device),
-            attention_mask=batch.attention_mask.to(model.device),
+            **{name: value.to(model.device) if isinstance(value, Tensor) else value for name, value in inputs.items()},
             pixel_values=batch.pixel_values.to(model.device),
             image_layouts=batch.image_layouts,
             generation_config=settings,
-            **options,
         )
 
 

@@ -199,6 +199,47 @@ class XGenMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         loss = -logps.sum() / max(len(logps), 1)
         return XGenMMOutput(loss=loss, past_key_values=output.past_key_values, logps=logps, rows=rows)
 
+    def _expand_inputs_for_generation(
+        self,
+        expand_size: int = 1,
+        is_encoder_decoder: bool = False,
+        input_ids: Int[Tensor, "B L"] | None = None,
+        **inputs: Any,
+    ) -> tuple[Int[Tensor, "expanded L"] | None, dict[str, Any]]:
+        """Every row `expand_size` times in a row, for beams, each with all its pictures.
+
+        transformers would repeat tile by tile, which parts the pictures of a row.
+        """
+        images = {name: inputs.pop(name) for name in ("pixel_values", "image_layouts") if inputs.get(name) is not None}
+        expanded, inputs = super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **inputs)
+        if expand_size > 1 and "pixel_values" in images and input_ids is not None:
+            images = self._repeat_images(input_ids, expand_size, **images)
+        return expanded, {**inputs, **images}
+
+    def _repeat_images(
+        self,
+        input_ids: Int[Tensor, "B L"],
+        times: int,
+        pixel_values: Float[Tensor, "T 3 S S"],
+        image_layouts: Int[Tensor, "N 4"] | None = None,
+    ) -> dict[str, Tensor]:
+        layouts = torch.zeros(len(pixel_values), 4, dtype=torch.long) if image_layouts is None else image_layouts
+        # one tile for a bare picture, the base tile and the grid's for others
+        tiles = [int(rows * cols) + 1 for rows, cols in layouts[:, :2].tolist()]
+        latents = self.config.resampler_config.latents
+        rest = list(zip(pixel_values.split(tiles), layouts, strict=True))
+        repeated: list[tuple[Tensor, Tensor]] = []
+        for placeholders in (input_ids == self.config.image_token_id).sum(dim=1).tolist():
+            row = []
+            while placeholders > 0:
+                row.append(rest.pop(0))
+                placeholders -= len(row[-1][0]) * latents
+            repeated += row * times
+        if not repeated:
+            return {"pixel_values": pixel_values, "image_layouts": layouts}
+        pictures, kept = zip(*repeated, strict=True)
+        return {"pixel_values": torch.cat(pictures), "image_layouts": torch.stack(kept)}
+
     # ------------------------------------------------------------------ what trains
 
     def set_trainable(
