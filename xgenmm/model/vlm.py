@@ -199,7 +199,7 @@ class XGenMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         loss = -logps.sum() / max(len(logps), 1)
         return XGenMMOutput(loss=loss, past_key_values=output.past_key_values, logps=logps, rows=rows)
 
-    def _expand_inputs_for_generation(
+    def _expand_inputs_for_generation(  # pyrefly: ignore[bad-override]
         self,
         expand_size: int = 1,
         is_encoder_decoder: bool = False,
@@ -211,7 +211,8 @@ class XGenMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         transformers would repeat tile by tile, which parts the pictures of a row.
         """
         images = {name: inputs.pop(name) for name in ("pixel_values", "image_layouts") if inputs.get(name) is not None}
-        expanded, inputs = super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **inputs)
+        expand: Any = super()._expand_inputs_for_generation
+        expanded, inputs = expand(expand_size, is_encoder_decoder, input_ids, **inputs)
         if expand_size > 1 and "pixel_values" in images and input_ids is not None:
             images = self._repeat_images(input_ids, expand_size, **images)
         return expanded, {**inputs, **images}
