@@ -162,7 +162,7 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
         raise ConfigError(f'{where}: "{value}" is none of {", ".join(map(str, arguments))}; {hint}')
     if origin is tuple:
         return _decode_tuple(arguments, value, where)
-    if origin is dict:
+    if origin in (dict, Mapping):
         mapping = _expect(dict, value, where, "a mapping")
         key_kind, item_kind = arguments
         return {_decode(key_kind, k, where): _decode(item_kind, v, f"{where}.{k}") for k, v in mapping.items()}

@@ -13,7 +13,8 @@ from typing import Any
 
 from xgenmm.evaluation.heldout import HeldOut
 from xgenmm.evaluation.report import write_report
-from xgenmm.recipe import Recipe, StageResult, load_recipe, package_versions, run
+from xgenmm.provenance import package_versions
+from xgenmm.recipe import Recipe, StageResult, load_recipe, run
 from xgenmm.starter.build import build
 from xgenmm.starter.fetch import PACKAGES
 

@@ -7,12 +7,9 @@ import dataclasses
 import json
 import logging
 import math
-import subprocess
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
-from shutil import which
 from typing import Any, Literal
 
 import torch
@@ -31,6 +28,7 @@ from xgenmm.objectives.dpo import DpoConfig
 from xgenmm.objectives.next_token import NextTokenConfig
 from xgenmm.processor.processor import ProcessorConfig, XGenMMProcessor
 from xgenmm.processor.prompt import PROMPTS
+from xgenmm.provenance import commit, package_versions
 from xgenmm.training.checkpoint import CheckpointConfig, latest_checkpoint
 from xgenmm.training.metrics import peak_memory_mb
 from xgenmm.training.optim import OptimConfig
@@ -41,8 +39,6 @@ log = logging.getLogger(__name__)
 
 RECIPES = Path(__file__).parent / "recipes"
 """The recipes that come with the package."""
-PACKAGES = ("xgenmm", "torch", "transformers", "peft", "tokenizers", "safetensors", "numpy", "pillow")
-"""Whose versions are noted beside results."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -413,20 +409,11 @@ def _flatten(value: Any, place: str = "") -> dict[str, Any]:
     return {k: v for key, item in value.items() for k, v in _flatten(item, f"{place}.{key}" if place else key).items()}
 
 
-def package_versions() -> dict[str, str]:
-    """Versions of the packages that a result depends on."""
-    return {name: version(name) for name in PACKAGES}
-
-
 def _versions() -> str:
     """Versions of what the result depends on, as comment lines."""
     lines = [f"# {' '.join(f'{name} {number}' for name, number in package_versions().items())}"]
-    source = Path(__file__).parent
-    if which("git"):
-        command = ["git", "-C", str(source), "rev-parse", "HEAD"]
-        commit = subprocess.run(command, capture_output=True, text=True, check=False)
-        if commit.returncode == 0:
-            lines.append(f"# commit {commit.stdout.strip()}")
+    if number := commit():
+        lines.append(f"# commit {number}")
     return "\n".join(lines)
 
 

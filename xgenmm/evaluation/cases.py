@@ -21,6 +21,7 @@ from xgenmm.evaluation.scorers import (
     fewshot,
     mathvista,
     mmmu,
+    mmvet,
     prompts,
     safety,
     vqa,
@@ -37,6 +38,7 @@ SCORERS: ScorerTable = {
     **fewshot.SCORERS,
     **mathvista.SCORERS,
     **mmmu.SCORERS,
+    **mmvet.SCORERS,
     **prompts.SCORERS,
     **safety.SCORERS,
     **vqa.SCORERS,
@@ -96,12 +98,14 @@ def corrected_aggregate(scorer: str, profile: str, cases: Sequence[Record]) -> d
 def is_unparsed(result: Mapping[str, Any]) -> bool:
     """Whether a case's result says that no answer could be read from the prediction. Such a case is wrong."""
     return (
-        result.get("option") == choices.UNPARSED
+        choices.UNPARSED in (result.get("option"), result.get("exact_matching_option"))
+        or result.get("unparsed") is True
         or result.get("extracted") == "Unknown"
         or result.get("parsed", "?") in (None, "", "other")
         or result.get("letter") == ""
         or result.get("random") is True
         or result.get("needs_llm") is True
+        or ("prefetch" in result and result["prefetch"] is None)
     )
 
 

@@ -16,6 +16,9 @@ OPEN_FLAMINGO = "open_flamingo@655f693"
 PYCOCOEVALCAP = "pycocoevalcap==1.2"
 VLGUARD = "VLGuard@a2f85c9"
 
+SCORER_VERSION = "1"
+"""Goes up when a scorer gives another number than before; stands in every result."""
+
 PROFILES: dict[str, tuple[str, ...]] = {
     "paper": (VLMEVALKIT_2024, OPEN_FLAMINGO, PYCOCOEVALCAP, VLGUARD),
     "vlmevalkit": (VLMEVALKIT_2026,),

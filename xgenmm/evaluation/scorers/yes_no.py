@@ -78,7 +78,11 @@ def _written_gold(case: Case) -> str:
 def _pope_lmms(prediction: str, case: Case) -> dict[str, Any]:
     """Strict equality: "Yes." is wrong, and is neither a yes nor a no in precision and recall."""
     parsed = prediction.lower().strip()
-    return {"parsed": parsed, "score": float(parsed == case["answer"].lower().strip())}
+    return {
+        "parsed": parsed,
+        "score": float(parsed == case["answer"].lower().strip()),
+        "unparsed": parsed not in ("yes", "no"),
+    }
 
 
 def _ratio(part: int, whole: int) -> float:

@@ -1,0 +1,251 @@
+"""Questions -> answers: what a model is shown for each row, in batches, with shared beginnings read once.
+
+A question that cannot be asked (its picture is damaged, its prompt too long) gets an answer that says so; it keeps its
+place, and the others keep theirs.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from xgenmm.data.quarantine import BadSample
+from xgenmm.evaluation import fewshot
+from xgenmm.evaluation.answers import Answer, AnswerStore
+from xgenmm.evaluation.benchmarks.benchmark import Benchmark
+from xgenmm.evaluation.benchmarks.source import Docs
+from xgenmm.evaluation.fewshot import FewShotConfig, FewShotPrompt
+from xgenmm.evaluation.scorers.fewshot import FewShotItem
+from xgenmm.inference.generate import GenerationConfig, continue_prompts
+from xgenmm.inference.shared_prefix import SharedPrefix
+from xgenmm.model.vlm import XGenMMForConditionalGeneration
+from xgenmm.processor.images import ImageError
+from xgenmm.processor.processor import PromptTooLong, XGenMMProcessor
+from xgenmm.types import Conversation, Example, Turn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Query:
+    """A question as the model reads it."""
+
+    place: int
+    demonstrations: tuple[int, ...] = ()
+    prompt: str = ""
+    """To show: `<image>` once for each picture."""
+    example: Example | None = None
+    """None where the question cannot be asked."""
+    follows: bool = False
+    """`example` is only what follows the beginning that all questions share."""
+    fault: str = ""
+
+
+class ChatQueries:
+    """Every row asked as the user's turn of a conversation."""
+
+    def __init__(self, benchmark: Benchmark, docs: Docs, processor: XGenMMProcessor, reference: str) -> None:
+        self.benchmark, self.docs, self.processor, self.reference = benchmark, docs, processor, reference
+        self.settings = GenerationConfig(max_new_tokens=benchmark.max_new_tokens)
+        self.prefix: SharedPrefix | None = None
+
+    def order(self, limit: int | None) -> list[FewShotItem]:
+        """Rows in the order in which they are asked, the first `limit` of them."""
+        count = len(self.docs) if limit is None else min(limit, len(self.docs))
+        return [FewShotItem(test=place, demonstrations=()) for place in range(count)]
+
+    def query(self, item: FewShotItem) -> Query:
+        """One question, ready to be read."""
+
+        def build() -> tuple[Example, bool]:
+            parts = self.benchmark.parts(self.docs[item.test], self.reference)
+            turn = Turn(role="user", parts=parts)
+            return self.processor.prompt(Conversation(id=str(item.test), turns=(turn,))), False
+
+        return _safely(self.processor, Query(place=item.test), build)
+
+    def finish(self, text: str) -> str:
+        """The answer as the profile's scorer gets it."""
+        return text
+
+
+class FewShotQueries:
+    """Every row behind demonstrations of the train split, as OpenFlamingo asks."""
+
+    def __init__(
+        self,
+        benchmark: Benchmark,
+        docs: Docs,
+        train: Docs,
+        model: XGenMMForConditionalGeneration,
+        processor: XGenMMProcessor,
+        config: FewShotConfig,
+        trial: int,
+    ) -> None:
+        assert benchmark.few_shot is not None
+        self.benchmark, self.docs, self.train = benchmark, docs, train
+        self.model, self.processor, self.config, self.trial = model, processor, config, trial
+        self.kind = benchmark.few_shot.kind
+        wanted = fewshot.generation_settings(self.kind, benchmark.few_shot.max_new_tokens)
+        self.settings = GenerationConfig(
+            max_new_tokens=wanted.max_new_tokens, num_beams=wanted.num_beams, length_penalty=wanted.length_penalty
+        )
+        self.prefix: SharedPrefix | None = None
+        self._prefix_text = ""
+
+    def order(self, limit: int | None) -> list[FewShotItem]:
+        """Rows in OpenFlamingo's order with their demonstrations; reads the beginning if all questions share one."""
+        items = fewshot.plan(
+            self.config, num_test=len(self.docs), num_train=len(self.train), limit=limit, trial=self.trial
+        )
+        if self.config.selection == "rices" and self.config.shots:
+            return self._similar(items)
+        if self.config.selection == "fixed" and items and self.config.demonstrations:
+            self._read_beginning(items[0])
+        return items
+
+    def query(self, item: FewShotItem) -> Query:
+        """One question, ready to be read."""
+
+        def build() -> tuple[Example, bool]:
+            prompt = self._prompt(item)
+            rest = prompt.text[len(self._prefix_text) :]
+            if self.prefix is not None and self._splits(prompt.text, rest):
+                pictures = prompt.pictures[len(self.prefix.prefix.image_layouts) :]
+                return self.processor.rendered(str(item.test), rest, pictures), True
+            return self.processor.rendered(str(item.test), prompt.text, prompt.pictures), False
+
+        query = _safely(self.processor, Query(place=item.test, demonstrations=item.demonstrations), build)
+        return replace(query, prompt=self._prefix_text + query.prompt) if query.follows else query
+
+    def finish(self, text: str) -> str:
+        """The answer as OpenFlamingo cuts it."""
+        return fewshot.cut(self.kind, text)
+
+    def _prompt(self, item: FewShotItem) -> FewShotPrompt:
+        shown = [self.train[place] for place in item.demonstrations]
+        return fewshot.build(self.kind, self.benchmark, self.docs[item.test], shown, shots=self.config.shots)
+
+    def _read_beginning(self, item: FewShotItem) -> None:
+        prompt = self._prompt(item)
+        pictures = prompt.pictures[: prompt.prefix.count("<image>")]
+        try:
+            beginning = self.processor.rendered("demonstrations", prompt.prefix, pictures)
+        except (ImageError, PromptTooLong):
+            return  # every question will say so itself
+        self.prefix, self._prefix_text = SharedPrefix(self.model, self.processor, beginning), prompt.prefix
+
+    def _splits(self, text: str, rest: str) -> bool:
+        """Whether no token crosses the border between the shared beginning and the rest."""
+
+        def ids(piece: str) -> list[int]:
+            return self.processor.tokenizer(piece, add_special_tokens=False)["input_ids"]
+
+        return text.startswith(self._prefix_text) and ids(text) == ids(self._prefix_text) + ids(rest)
+
+    def _similar(self, items: Sequence[FewShotItem]) -> list[FewShotItem]:
+        """The same questions with the most similar train pictures; unreadable pictures keep the random ones."""
+        path = self.config.rices_encoder
+        encode = fewshot.hub_encoder(path) if path else fewshot.own_encoder(self.model, self.processor)
+        train, places = fewshot.features_of(encode, range(len(self.train)), self._train_picture)
+        test, readable = fewshot.features_of(encode, [item.test for item in items], self._test_picture)
+        by_test = {item.test: item for item in items}
+        if len(places) < self.config.demonstrations or not readable:
+            return list(items)
+        chosen = fewshot.similar([by_test[place] for place in readable], test, train, self.config.demonstrations)
+        for item in chosen:
+            demonstrations = tuple(places[number] for number in item.demonstrations)
+            by_test[item.test] = FewShotItem(test=item.test, demonstrations=demonstrations)
+        return [by_test[item.test] for item in items]
+
+    def _train_picture(self, place: int) -> Any:
+        return self.benchmark.train_images(self.train[place])[0]
+
+    def _test_picture(self, place: int) -> Any:
+        return self.benchmark.images(self.docs[place])[0]
+
+
+Queries = ChatQueries | FewShotQueries
+
+
+def ask(
+    queries: Queries,
+    model: XGenMMForConditionalGeneration,
+    processor: XGenMMProcessor,
+    items: Sequence[FewShotItem],
+    store: AnswerStore,
+    batch_size: int,
+    advance: Callable[[int], None],
+) -> None:
+    """Answer these questions; each batch is on disk before the next begins.
+
+    Args:
+        queries: What to show for each.
+        model: Who answers.
+        processor: The model's.
+        items: The questions of this process.
+        store: Where answers go.
+        batch_size: Questions at a time. It changes no greedy text.
+        advance: Told of every batch.
+    """
+    for start in range(0, len(items), batch_size):
+        batch = items[start : start + batch_size]
+        asked = [queries.query(item) for item in batch]
+        answers = {query.place: "" for query in asked}
+        for follows in (False, True):
+            group = [(query, query.example) for query in asked if query.example and query.follows == follows]
+            if not group:
+                continue
+            examples = [example for _, example in group]
+            if follows and queries.prefix is not None:
+                texts = queries.prefix.continue_prompts(examples, queries.settings)
+            else:
+                texts = continue_prompts(model, processor, examples, queries.settings)
+            answers |= {query.place: text for (query, _), text in zip(group, texts, strict=True)}
+        store.add(
+            Answer(
+                place=query.place,
+                prompt=query.prompt,
+                text="" if query.fault else queries.finish(answers[query.place]),
+                fault=query.fault,
+                demonstrations=query.demonstrations,
+            )
+            for query in asked
+        )
+        advance(len(batch))
+
+
+def _safely(processor: XGenMMProcessor, query: Query, build: Callable[[], tuple[Example, bool]]) -> Query:
+    try:
+        example, follows = build()
+    except BadSample as error:
+        return replace(query, fault=f"{error.reason}: {error.detail}")
+    except ImageError as error:
+        return replace(query, fault=f"image_{error.reason}: {error}")
+    except PromptTooLong as error:
+        return replace(query, fault=f"too_long: {error}")
+    except ValueError as error:
+        return replace(query, fault=f"bad_record: {error}")
+    return replace(query, example=example, follows=follows, prompt=shown(processor, example))
+
+
+def shown(processor: XGenMMProcessor, example: Example) -> str:
+    """A prompt as text, `<image>` once for each picture."""
+    per_tile, image = processor.config.tokens_per_tile, processor.image_token_id
+    tiles = [int(rows * cols) + 1 for rows, cols in example.image_layouts[:, :2].tolist()]
+    ids = example.input_ids.numpy()
+    places = np.flatnonzero(ids == image)
+    starts = np.cumsum([0, *(count * per_tile for count in tiles)])[:-1]
+    keep = np.ones(len(ids), dtype=bool)
+    keep[places] = False
+    keep[places[starts]] = True
+    return processor.tokenizer.decode(ids[keep].tolist())
+
+
+def plain_settings(settings: GenerationConfig) -> Mapping[str, Any]:
+    """Generation settings under transformers' names, for the results."""
+    return {
+        "max_new_tokens": settings.max_new_tokens,
+        "num_beams": settings.num_beams,
+        "do_sample": settings.temperature > 0,
+        "length_penalty": settings.length_penalty,
+    }

@@ -1,0 +1,159 @@
+"""Figures of tasks -> `results.json`, in the layout that lmms-eval writes and its users' tools read. Scores nothing."""
+
+import math
+import platform
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from xgenmm.evaluation.benchmarks import benchmark_named
+from xgenmm.evaluation.scorers.profiles import SCORER_VERSION
+from xgenmm.evaluation.scorers.statistics import Number, grouped
+from xgenmm.evaluation.scoring import flat
+from xgenmm.provenance import commit, package_versions
+
+LOWER_IS_BETTER = frozenset(["attack success"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskRun:
+    """One task with one number of shots and one draw of demonstrations, measured."""
+
+    label: str
+    """Names its samples file."""
+    task: str
+    """What the results call it; trials share it."""
+    benchmark: str
+    shots: int | None
+    trial: int
+    original: int
+    """Questions of the data set."""
+    effective: int = 0
+    """Questions asked."""
+    generation: Mapping[str, Any]
+    demonstrations: Mapping[str, Any] | None
+    references: tuple[str, ...] = ()
+    aggregate: Mapping[str, Any] = field(default_factory=dict)
+    corrected: Mapping[str, Any] = field(default_factory=dict)
+    headline: tuple[str, Number] | None = None
+    score: Number | None = None
+    error: float | None = None
+    unparsed: int = 0
+    faults: int = 0
+    faulty: tuple[str, ...] = ()
+    """Keys of the questions that could not be asked, with the reasons."""
+
+
+def results_json(
+    runs: Sequence[TaskRun],
+    settings: Mapping[str, Any],
+    failures: Mapping[str, str],
+    seconds: float,
+    recipe: Mapping[str, str] | None,
+) -> dict[str, Any]:
+    """All figures of a folder.
+
+    `results[TASK]` holds every number of the references as `NAME,none`, as lmms-eval does, and beside them
+    `headline` (the number that tables quote), `score` with its clustered standard error, and what was unparsed or could
+    not be asked. With several trials a number is their mean, and `NAME_std,none` the population's deviation over them,
+    as OpenFlamingo reports it.
+
+    Args:
+        runs: By task, shots and trial.
+        settings: Of the evaluation.
+        failures: Message by task that could not be evaluated.
+        seconds: How long it took.
+        recipe: Of the weights, where it is known.
+    """
+    by_task = grouped(runs, lambda run: run.task)
+    content: dict[str, Any] = {
+        "results": {task: _result(group) for task, group in by_task.items()},
+        "group_subtasks": {task: [] for task in by_task},
+        "configs": {task: _config(group[0]) for task, group in by_task.items()},
+        "versions": {task: f"{SCORER_VERSION}: {', '.join(group[0].references)}" for task, group in by_task.items()},
+        "n-shot": {task: group[0].shots or 0 for task, group in by_task.items()},
+        "higher_is_better": {
+            task: {group[0].headline[0]: group[0].headline[0] not in LOWER_IS_BETTER}
+            for task, group in by_task.items()
+            if group[0].headline
+        },
+        "n-samples": {
+            task: {"original": group[0].original, "effective": group[0].effective} for task, group in by_task.items()
+        },
+        "config": {"model": "xgenmm", "model_args": f"pretrained={settings['weights']}", **settings},
+        "git_hash": commit(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "total_evaluation_time_seconds": str(round(seconds, 1)),
+        "profile": settings["profile"],
+        "scorer_version": SCORER_VERSION,
+        "recipe": recipe,
+        "packages": {**package_versions(), "python": platform.python_version()},
+        "failed": dict(failures),
+        "labels": {run.label: asdict(run) for run in runs},
+    }
+    return _finite(content)
+
+
+def _result(group: Sequence[TaskRun]) -> dict[str, Any]:
+    first = group[0]
+    result: dict[str, Any] = {"alias": first.task}
+    tables = [flat(run.aggregate) for run in group]
+    for name in tables[0]:
+        values = [table[name] for table in tables if name in table]
+        result |= _spread(name, values)
+    if first.headline is not None:
+        result["headline_name"] = first.headline[0]
+        result |= _spread("headline", [run.headline[1] for run in group if run.headline])
+    if first.score is not None:
+        result |= _spread("score", [run.score for run in group if run.score is not None])
+        errors = [run.error for run in group if run.error is not None]
+        result["score_stderr,none"] = statistics.fmean(errors) if errors else "N/A"
+    for name, value in flat(first.corrected).items():
+        result[f"{name},corrected"] = value
+    count = sum(run.effective for run in group)
+    unparsed, faults = sum(run.unparsed for run in group), sum(run.faults for run in group)
+    return {
+        **result,
+        "n_unparsed": unparsed,
+        "unparsed_rate": unparsed / count if count else 0.0,
+        "n_faults": faults,
+        "faults": [line for run in group for line in run.faulty],
+        "references": list(first.references),
+        "trials": len(group),
+    }
+
+
+def _spread(name: str, values: Sequence[Number]) -> dict[str, Number]:
+    found: dict[str, Number] = {f"{name},none": statistics.fmean(values)}
+    if len(values) > 1:
+        found[f"{name}_std,none"] = statistics.pstdev(values)
+    return found
+
+
+def _config(run: TaskRun) -> dict[str, Any]:
+    benchmark = benchmark_named(run.benchmark)
+    notes = [benchmark.notes] if benchmark.notes else []
+    if run.benchmark == "okvqa" and run.shots is not None:
+        notes.append("stemming did not run")
+    return {
+        "task": run.task,
+        "dataset_path": benchmark.source.repo,
+        "dataset_name": benchmark.source.config,
+        "test_split": benchmark.source.split,
+        "output_type": "generate_until",
+        "num_fewshot": run.shots or 0,
+        "generation_kwargs": dict(run.generation),
+        "fewshot_config": run.demonstrations,
+        "metadata": {"licence": benchmark.licence, "notes": notes},
+    }
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: what is undefined becomes null."""
+    if isinstance(value, Mapping):
+        return {str(name): _finite(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
