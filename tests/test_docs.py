@@ -14,6 +14,7 @@ import yaml
 
 from xgenmm.cli import _parser
 from xgenmm.data.adapters import ADAPTERS
+from xgenmm.evaluation.benchmarks import benchmarks
 from xgenmm.objectives import OBJECTIVES
 from xgenmm.processor.processor import ProcessorConfig
 from xgenmm.recipe import Recipe
@@ -118,6 +119,19 @@ def test_verbs_and_files_that_are_named_exist(document: Path):
     assert set(re.findall(r"(?:`|^ *(?:\.venv/bin/)?)xgenmm ([a-z]+)\b", text, re.MULTILINE)) <= verbs
     for name in re.findall(r"`((?:xgenmm|tests|docs)/[\w/.]+)`", text):
         assert (ROOT / name).exists(), name
+
+
+def test_every_benchmark_is_documented():
+    text = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    table = dict(re.findall(r"^\| `(\w+)` (\|.*)$", text, re.MULTILINE))
+    rows = {name: cells for name, cells in table.items() if name in benchmarks()}
+    assert set(rows) == set(benchmarks())
+    for name, benchmark in benchmarks().items():
+        source = benchmark.source
+        told = [benchmark.title, source.repo, source.split, source.config or "", benchmark.prompt, benchmark.scorer]
+        told += [benchmark.licence, benchmark.notes, *(headline.name for headline in benchmark.headlines.values())]
+        assert [one for one in told if one not in rows[name]] == []
+        assert ("| yes |" in rows[name]) == (benchmark.few_shot is not None)
 
 
 def test_constraints_pin_every_dependency():
