@@ -132,6 +132,13 @@ def _evaluate(options: argparse.Namespace) -> None:
         print(f"{run.summary(results)}\nresults: {results}\nreport:  {results.with_name('report.html')}")
 
 
+def _data_scan(options: argparse.Namespace) -> None:
+    from xgenmm.data.scan import scan
+
+    summary = scan(options.path, options.output, schema=options.schema, workers=options.workers, images=options.images)
+    print(f"{summary.text()}\nreport: {options.output}")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=PROGRAM, description="Train, look at and talk to xGen-MM (BLIP-3) models.")
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
@@ -162,6 +169,16 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("text", metavar="TEXT", help="what to ask, or with --plain what to continue")
     generate.add_argument("--plain", action="store_true", help="continue the text instead of answering it")
     generate.set_defaults(function=_generate)
+
+    data = verbs.add_parser("data", help="look at data before training on it")
+    jobs = data.add_subparsers(title="jobs", required=True, metavar="JOB")
+    scan = jobs.add_parser("scan", help="every record and every damage as a line of JSON; changes and fetches nothing")
+    scan.add_argument("path", metavar="PATH", type=Path, help="a file, or a folder of files")
+    scan.add_argument("--output", metavar="REPORT.jsonl", type=Path, required=True, help="where the lines go")
+    scan.add_argument("--schema", default="auto", metavar="NAME", help="a data set's or an adapter's name (auto)")
+    scan.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core, at most four)")
+    scan.add_argument("--images", type=Path, metavar="DIR", help="where pictures that tables name are")
+    scan.set_defaults(function=_data_scan)
 
     _add_evaluate(verbs.add_parser("evaluate", help="benchmarks, few-shot and safety; or saved answers scored again"))
     return parser

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from xgenmm.data.adapters import ADAPTERS, MARKER, split_tiff
+from xgenmm.data.adapters import ADAPTERS
+from xgenmm.data.adapters.conversations import MARKER
+from xgenmm.data.adapters.interleaved import split_tiff
 from xgenmm.data.quarantine import BadSample
 from xgenmm.data.readers import Row
 from xgenmm.types import Given, Picture
@@ -131,7 +133,7 @@ CAPTIONS = json.dumps({"captions": []}).encode()
 @pytest.mark.parametrize(
     ("name", "fields", "reason"),
     [
-        ("caption_pairs", {"txt": b"a"}, "no_image"),
+        ("caption_pairs", {"txt": b"a"}, "sample_incomplete"),
         ("caption_pairs", {"jpg": b"x"}, "sample_incomplete"),
         ("caption_pairs", {"jpg": b"x", "txt": b" \n"}, "text_empty"),
         ("caption_pairs", {"jpg": b"x", "txt": b"\xff\xfe"}, "text_invalid_utf8"),
@@ -196,3 +198,91 @@ def test_a_caption_with_a_prompt_is_predicted_and_its_prompt_is_given():
     captions = [{"prompt": "Kind:", "caption": "animal."}]
     document = adapt("caption_pairs", {"png": b"png", "json": json.dumps({"captions": captions}).encode()})
     assert document.parts[1:] == (Given(text="Kind:"), " animal.")
+
+
+URL = "https://example.org/a.jpg"
+CACHED = ROOT / "70" / "700caca5ae8f856fc70b39312664d5c97f25108545c8f774199da1edfcc4ac60"
+
+
+def ocr_row(texts):
+    entries = [
+        {"granularity": level, "include_datacomp_raw_cap": raw, "text": texts.get((level, raw), "x")}
+        for level in range(6)
+        for raw in (False, True)
+    ]
+    return {"url": URL, "captions": json.dumps(entries)}
+
+
+def test_a_fetched_picture_is_found_by_its_address():
+    sample = adapt("kale", {"url": URL, "caption": " A cat. "})
+    assert sample.parts[0].source == CACHED
+    assert sample.parts[1:] == ("A cat.",)
+
+
+def test_ocr_draws_the_wanted_captions_and_drops_filler():
+    fields = ocr_row({(2, False): 'The text reads "SHOP" 1/2 from the left', (2, True): "raw"})
+    sample = adapt("ocr", fields, levels=(2,), raw_caption=False)
+    assert sample.parts[1] == '"SHOP" 1/2 from the left'
+    assert adapt("ocr", fields, levels=(2,), raw_caption=False, remove_filler=False).parts[1].startswith("The text")
+    fields = ocr_row({(n, False): f"level {n}" for n in range(6)})
+    drawn = {adapt("ocr", fields, seed, raw_caption=False).parts[1] for seed in range(60)}
+    assert drawn == {f"level {n}" for n in range(6)}
+
+
+def test_grounding_reads_python_and_json():
+    listed = [["a cat (in the center)", 0, True], ["a cat <bbox>0.1,0.2,0.5,0.6</bbox>", 2, False]]
+    for text in (str(listed), json.dumps(listed)):
+        assert adapt("grounding", {"url": URL, "captions": text}, levels=(0,)).parts[1] == "a cat (in the center)"
+
+
+def test_grounding_evaluates_no_code():
+    with pytest.raises(BadSample, match="json_invalid"):
+        adapt("grounding", {"url": URL, "captions": "__import__('os').getcwd()"})
+
+
+def test_pages_keep_their_order_and_each_picture_once():
+    fields = {"texts": ["first", None, "second", None], "images": [None, URL, None, URL]}
+    parts = adapt("interleaved_rows", fields).parts
+    assert [part if isinstance(part, str) else part.source for part in parts] == ["first", CACHED, "second"]
+
+
+def test_openai_parts_become_pictures_in_their_places():
+    image = {"type": "image_url", "image_url": {"url": URL}}
+    content = [{"type": "text", "text": "Is "}, image, {"type": "text", "text": " a cat?"}]
+    said = (("system", "Be brief."), ("user", content), ("assistant", "Yes."))
+    talk = [{"role": role, "content": text} for role, text in said]
+    system, user, assistant = adapt("messages", {"messages": talk}).turns
+    assert (system.role, system.parts) == ("system", ("Be brief.",))
+    assert [part if isinstance(part, str) else part.source for part in user.parts] == ["Is ", CACHED, " a cat?"]
+    assert assistant.parts == ("Yes.",)
+
+
+def test_the_cauldron_puts_pictures_first():
+    cells = [{"bytes": b"one", "path": None}, {"bytes": b"two", "path": None}]
+    texts = [{"user": "q1", "assistant": "a1", "source": "s"}, {"user": "q2", "assistant": "a2", "source": "s"}]
+    turns = adapt("cauldron", {"images": cells, "texts": texts}).turns
+    assert [turn.role for turn in turns] == ["user", "assistant"] * 2
+    assert [part if isinstance(part, str) else part.source for part in turns[0].parts] == [b"one", b"two", "q1"]
+
+
+def test_vlfeedback_takes_the_best_and_the_worst_mean():
+    def answer(text, *ratings):
+        names = ("Helpfulness", "Visual Faithfulness", "Ethical Considerations")
+        return {"response": text, "annotations": {name: {"Rating": r} for name, r in zip(names, ratings, strict=True)}}
+
+    answers = [answer("middle", "4", "4", "4"), answer("best", "5", "4", "5"), answer("worst", "1", 4, "5")]
+    pair = adapt("vlfeedback", {"prompt": "q", "img_path": "a.jpg", "completions": answers})
+    assert (pair.chosen, pair.rejected) == ("best", "worst")
+    assert pair.prompt.turns[0].parts[0].source == ROOT / "a.jpg"
+
+
+def test_instructions_of_text_alone():
+    turns = adapt("instructions", {"instruction": "Add.", "input": "1 and 2", "output": "3"}).turns
+    assert [turn.parts for turn in turns] == [("Add.\n1 and 2",), ("3",)]
+
+
+def test_a_region_of_visual_genome_is_drawn():
+    regions = [{"phrase": f"region {n}", "x": 0, "y": 0, "width": 1, "height": 1} for n in range(3)]
+    sample = adapt("visual_genome", {"id": 7, "regions": regions})
+    assert sample.parts[0].source == ROOT / "7.jpg"
+    assert sample.parts[1] in {"region 0", "region 1", "region 2"}

@@ -32,7 +32,8 @@ def test_outcomes_are_the_references(path: Path):
 
 
 def test_every_scorer_has_cases():
-    assert {record["scorer"] for path in FILES for record in read_records(path)} == set(SCORERS)
+    own = {"mmvet_offline"}  # a rule of ours: there is no reference to agree with
+    assert {record["scorer"] for path in FILES for record in read_records(path)} == set(SCORERS) - own
 
 
 def test_a_wrong_outcome_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -8,14 +8,16 @@ import struct
 import urllib.error
 import urllib.request
 import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from xgenmm.types import Picture
 
+T = TypeVar("T")
 MAX_PIXELS = 178_956_970
 """Largest picture that is decoded, in pixels: where Pillow itself refuses. As RGB it takes half a gigabyte."""
 
@@ -66,6 +68,19 @@ def open_image(picture: Picture, max_pixels: int = MAX_PIXELS) -> Image.Image:
     Raises:
         ImageError: The picture is missing, no picture, too large, or damaged.
     """
+    return _decoded(picture, max_pixels, to_rgb)
+
+
+def check_image(picture: Picture, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Decode a picture as it is stored, to find damage; gives width and height in pixels. Arguments as `open_image`.
+
+    Raises:
+        ImageError: As `open_image`.
+    """
+    return _decoded(picture, max_pixels, lambda image: image.size)
+
+
+def _decoded(picture: Picture, max_pixels: int, use: Callable[[Image.Image], T]) -> T:
     name = picture.name
     try:
         with _open_header(picture) as image:
@@ -73,7 +88,7 @@ def open_image(picture: Picture, max_pixels: int = MAX_PIXELS) -> Image.Image:
             if width * height > max_pixels:
                 raise ImageError(name, "too_large", f"{width} x {height} pixels, the limit is {max_pixels} in all")
             image.load()
-            return to_rgb(image)
+            return use(image)
     except ImageError:
         raise
     except Image.DecompressionBombError as error:

@@ -48,7 +48,7 @@ BENCHMARKS = (
         key=lambda doc: str(image_id(doc)),
         gold=lambda doc: doc["answer"][0],
         case=lambda doc: {"corpus": "coco", "image_id": image_id(doc), "references": list(doc["answer"])},
-        value=number("CIDEr"),
+        value=number("cider"),
         max_new_tokens=SENTENCE,
         few_shot=FewShot(kind="caption", train=KARPATHY_TRAIN, demonstration=karpathy_caption, images=karpathy_images),
         notes="METEOR and SPICE need Java and are left out.",

@@ -31,7 +31,7 @@ BENCHMARKS = (
             "image_id": int(doc["image_id"]),
             "references": list(doc["annotations_captions"]),
         },
-        value=number("CIDEr"),
+        value=number("cider"),
         max_new_tokens=SENTENCE,
         few_shot=FewShot(kind="caption", train=KARPATHY_TRAIN, demonstration=karpathy_caption, images=karpathy_images),
         notes="Not in OpenFlamingo: demonstrations come from COCO's train split, as its left-over mapping has it.",

@@ -1,0 +1,114 @@
+"""What people prefer, and what is safe: pairs of answers, VLFeedback, VLGuard."""
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+from xgenmm.data.adapters.conversations import Role, conversation_of, named_pictures
+from xgenmm.data.adapters.fields import not_blank, required, typed
+from xgenmm.data.quarantine import BadSample
+from xgenmm.data.readers import Row
+from xgenmm.types import Conversation, Preference
+
+ASPECTS = ("Helpfulness", "Visual Faithfulness", "Ethical Considerations")
+"""What VLFeedback's judge rated, from 1 to 5."""
+
+
+def preference(row: Row, rng: random.Random) -> Preference:
+    """A prompt with a preferred and a dispreferred answer: `prompt`, `chosen`, `rejected`, and `image` as in LLaVA.
+
+    Args:
+        row: A JSON row.
+        rng: Not used.
+
+    Raises:
+        BadSample: Fields are missing or blank, or the two answers are the same.
+    """
+    del rng
+    prompt, chosen, rejected = (
+        not_blank(required(row.fields, name, str), name) for name in ("prompt", "chosen", "rejected")
+    )
+    if chosen.strip() == rejected.strip():
+        raise BadSample("preference_identical", "both answers are the same")
+    pictures = named_pictures(row, row.fields.get("image"), max_images=12)
+    return Preference(
+        id=row.id, prompt=conversation_of(row.id, [("user", prompt)], pictures, 0), chosen=chosen, rejected=rejected
+    )
+
+
+def vlfeedback(row: Row, rng: random.Random) -> Preference:
+    """A row of VLFeedback: the answer with the highest mean rating against the one with the lowest.
+
+    Args:
+        row: A JSON row with `prompt`, `img_path` (or `image`) and `completions`.
+        rng: Not used; of answers with equal means the first one stands.
+
+    Raises:
+        BadSample: Fewer than two answers, no spread in the ratings, or an answer without a rating from 1 to 5.
+
+    Source: spec 2.5 (mean over the three aspects; the paper says best against worst).
+    """
+    del rng
+    prompt = not_blank(required(row.fields, "prompt", str), "prompt")
+    rated = [_rated(one) for one in required(row.fields, "completions", list)]
+    if len(rated) < 2:
+        raise BadSample("preference_single", f"{len(rated)} answers make no pair")
+    best, worst = max(rated, key=lambda one: one[0]), min(rated, key=lambda one: one[0])
+    if best[0] == worst[0]:
+        raise BadSample("preference_tie", f"all answers have the mean {best[0]:g}")
+    if best[1].strip() == worst[1].strip():
+        raise BadSample("preference_identical", "the best and the worst answer are the same text")
+    name = row.fields.get("img_path") or row.fields.get("image")
+    pictures = named_pictures(row, name, max_images=12)
+    return Preference(
+        id=row.id,
+        prompt=conversation_of(row.id, [("user", prompt)], pictures, 0),
+        chosen=best[1],
+        rejected=worst[1],
+    )
+
+
+def _rated(completion: Any) -> tuple[float, str]:
+    """Mean rating of an answer, and its text."""
+    fields = typed(completion, dict, "completions")
+    text = not_blank(required(fields, "response", str), "response")
+    annotations = required(fields, "annotations", dict)
+    ratings = []
+    for aspect in ASPECTS:
+        entry = annotations.get(aspect)
+        rating = entry.get("Rating") if isinstance(entry, Mapping) else None
+        try:
+            value = float(rating) if isinstance(rating, str | int | float) and not isinstance(rating, bool) else None
+        except ValueError:
+            value = None
+        if value is None or not 1 <= value <= 5:
+            raise BadSample("preference_missing_rating", f"{aspect}: {rating!r} is no rating from 1 to 5")
+        ratings.append(value)
+    return sum(ratings) / len(ratings), text
+
+
+def vlguard(row: Row, rng: random.Random) -> Conversation:
+    """A row of VLGuard: an unsafe picture with one question, or a safe one with a safe and an unsafe question.
+
+    Args:
+        row: A JSON row.
+        rng: Draws the order of the two questions, as the published converter does; seeded by run, epoch and row.
+
+    Raises:
+        BadSample: Fields are missing or of another type.
+
+    Source: spec 5.1, computed there from ys-zong/VLGuard's files.
+    """
+    safe = required(row.fields, "safe", bool)
+    kinds = ("safe_instruction", "unsafe_instruction") if safe else ("instruction",)
+    entries = required(row.fields, "instr-resp", list)
+    rounds: list[list[tuple[Role, str]]] = []
+    for kind in kinds:
+        matching = [entry for entry in entries if isinstance(entry, dict) and kind in entry]
+        if len(matching) != 1:
+            raise BadSample("schema_missing_field", f'"instr-resp" must hold one "{kind}", and holds {len(matching)}')
+        question, answer = (not_blank(required(matching[0], name, str), name) for name in (kind, "response"))
+        rounds.append([("user", question), ("assistant", answer)])
+    rng.shuffle(rounds)
+    pictures = named_pictures(row, required(row.fields, "image", str), max_images=1)
+    return conversation_of(row.id, [message for one in rounds for message in one], pictures, 0)

@@ -1,0 +1,428 @@
+"""`xgenmm data scan`: what is in these files, and what of it cannot be used. Nothing is changed, nothing is fetched.
+
+One JSON line per record and per damaged file: {path, kind: record | shard, key, status: ok | quarantine, reason,
+detail}, and for a damaged file `lost`, the number of records that it cost, where that can be counted. Reasons are those
+that training counts (docs/data.md). The report does not depend on the number of workers.
+"""
+
+import json
+import logging
+import os
+import random
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from xgenmm.config import ConfigError
+from xgenmm.data.adapters import ADAPTERS
+from xgenmm.data.quarantine import BadSample
+from xgenmm.data.readers import (
+    PICTURE_SUFFIXES,
+    Row,
+    as_object,
+    index_tar,
+    json_elements,
+    json_line,
+    lines_of,
+    read_row_group,
+    tsv_fields,
+)
+from xgenmm.data.schemas import AUTO, adapter_name, schema_of_name, schema_of_rows
+from xgenmm.processor.images import ImageError, check_image
+from xgenmm.progress import progress
+from xgenmm.types import Document, Picture, Preference, Sample
+
+log = logging.getLogger(__name__)
+
+MAX_PIXELS = 100_000_000
+"""Larger pictures are refused from their header."""
+MIN_SIDE = 8
+MAX_ASPECT = 20.0
+"""Longer side by shorter one, for captioned pictures."""
+CAPTIONED = ("caption_pairs", "caption_rows", "kale", "ocr", "grounding", "visual_genome")
+"""Adapters whose pictures may not be strips."""
+INTERLEAVED = ("mint", "interleaved_rows")
+"""Adapters of documents, in which a bad picture falls out alone."""
+TABLES = (".json", ".jsonl", ".ndjson", ".parquet", ".tsv")
+OK, QUARANTINE = "ok", "quarantine"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One line of the report."""
+
+    path: str
+    kind: str
+    """record or shard."""
+    key: str
+    status: str
+    reason: str = ""
+    detail: str = ""
+    lost: int | None = None
+
+    def line(self) -> str:
+        """As JSON, with `lost` only where it is known."""
+        fields = {name: getattr(self, name) for name in ("path", "kind", "key", "status", "reason", "detail")}
+        if self.lost is not None:
+            fields["lost"] = self.lost
+        return json.dumps(fields, ensure_ascii=True) + "\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What a scan found, in numbers."""
+
+    files: int
+    records: int
+    quarantined: int
+    shards: int
+    """Damaged files."""
+    reasons: dict[str, int]
+    """Quarantined records and damaged files by reason, the most frequent first."""
+
+    def text(self) -> str:
+        """For the terminal."""
+        lines = [
+            f"{self.files} files, {self.records} records: {self.records - self.quarantined} good, {self.quarantined} "
+            f"quarantined; {self.shards} damages of whole files"
+        ]
+        return "\n".join(lines + [f"  {number:>8}  {reason}" for reason, number in self.reasons.items()])
+
+
+def scan(
+    path: Path, output: Path, *, schema: str = AUTO, workers: int | None = None, images: Path | None = None
+) -> Summary:
+    """Look at every record of a file or of all files of a folder, pictures included, and write the report.
+
+    Args:
+        path: A file or a folder.
+        output: The report; beside it parts are kept while the scan runs.
+        schema: An adapter or a data set's name for all files; `auto` decides for each file.
+        workers: Processes; by default one per core, at most four.
+        images: Where picture names of tables start, and where fetched pictures lie; by default beside the file.
+
+    Raises:
+        ConfigError: There is no such path or schema, or nothing to read in it.
+    """
+    if schema != AUTO:
+        adapter_name(schema)
+    files = find_data(path)
+    if not files:
+        raise ConfigError(f"{path}: no file that can be read ({', '.join(['.tar', *TABLES])}, or pictures)")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    parts = output.with_name(f"{output.name}.parts")
+    shutil.rmtree(parts, ignore_errors=True)
+    parts.mkdir()
+    count = workers or min(4, os.cpu_count() or 1)
+    try:
+        work = partial(_scan_into, schema=schema, images=images)
+        targets = [parts / f"{number}.jsonl" for number in range(len(files))]
+        with progress("scan", len(files), "files") as advance:
+            for _ in _each(work, files, targets, count):
+                advance(1)
+        return _join(targets, output, len(files))
+    finally:
+        shutil.rmtree(parts, ignore_errors=True)
+
+
+def _each(work: Callable[[Path, Path], None], files: Sequence[Path], targets: Sequence[Path], count: int) -> Iterator:
+    if count == 1 or len(files) == 1:
+        yield from map(work, files, targets)
+        return
+    with ProcessPoolExecutor(min(count, len(files)), mp_context=get_context("fork")) as pool:
+        yield from pool.map(work, files, targets)
+
+
+def find_data(path: Path) -> list[Path]:
+    """The data files under a path, in order: shards and tables; pictures where they are data of their own.
+
+    A picture is a record of its own where a text lies beside it, or where no table is in the tree that may name it.
+
+    Raises:
+        ConfigError: There is no such path.
+    """
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise ConfigError(f"{path}: no such file or folder")
+    found = sorted(one for one in path.rglob("*") if one.is_file() and not one.name.startswith("."))
+    pictures = [one for one in found if one.suffix[1:].lower() in PICTURE_SUFFIXES]
+    stems = {one.with_suffix("") for one in pictures}
+    tables = [one for one in found if one.suffix.lower() in TABLES and one.with_suffix("") not in stems]
+    described = {one.with_suffix("") for one in found if one.suffix.lower() in (".txt", ".json")}
+    shards = [one for one in found if one.suffix.lower() == ".tar"]
+    alone = [one for one in pictures if one.with_suffix("") in described or not (tables or shards)]
+    return sorted([*tables, *shards, *alone])
+
+
+def scan_file(path: Path, schema: str = AUTO, images: Path | None = None) -> Iterator[Finding]:
+    """The findings of one file, in its own order; see `scan`."""
+    suffix = path.suffix.lower()
+    if suffix == ".tar":
+        return _scan_tar(path, schema)
+    if suffix == ".parquet":
+        return _scan_parquet(path, schema, images)
+    if suffix == ".json":
+        return _scan_json(path, schema, images)
+    if suffix in (".jsonl", ".ndjson"):
+        return _scan_lines(path, schema, images, json_line)
+    if suffix == ".tsv":
+        return _scan_lines(path, schema, images, tsv_fields)
+    return _scan_picture(path)
+
+
+def judge(row: Row, adapter: str, *, roots: Sequence[Path] = ()) -> tuple[str, str]:
+    """Reason and detail if a record cannot be used, else an empty reason and a remark.
+
+    Args:
+        row: The record.
+        adapter: A key of `ADAPTERS`.
+        roots: Folders that its picture files must really lie in, links followed.
+    """
+    try:
+        found = ADAPTERS[adapter](row, random.Random(0))
+        samples = found if isinstance(found, tuple) else (found,)
+        pictures = [picture for sample in samples for picture in pictures_of(sample)]
+        return _judge_pictures(pictures, adapter, roots)
+    except BadSample as error:
+        return error.reason, error.detail
+    except RecursionError:
+        return "json_invalid", "nested too deeply"
+
+
+def pictures_of(sample: Sample) -> list[Picture]:
+    """All pictures of a sample."""
+    if isinstance(sample, Preference):
+        sample = sample.prompt
+    turns = [sample.parts] if isinstance(sample, Document) else [turn.parts for turn in sample.turns]
+    return [part for parts in turns for part in parts if isinstance(part, Picture)]
+
+
+def _judge_pictures(pictures: Sequence[Picture], adapter: str, roots: Sequence[Path]) -> tuple[str, str]:
+    faults, looked_at, absent = [], 0, 0
+    for picture in pictures:
+        if isinstance(picture.source, Path):
+            if _is_not_fetched(picture, picture.source):
+                absent += 1
+                continue
+            _stay_inside(picture, picture.source, roots)
+        looked_at += 1
+        try:
+            width, height = check_image(picture, MAX_PIXELS)
+        except ImageError as error:
+            faults.append((f"image_{error.reason}", str(error)))
+            continue
+        if min(width, height) < MIN_SIDE:
+            faults.append(("image_too_small", f"{picture.name}: {width} x {height} pixels"))
+        elif adapter in CAPTIONED and max(width, height) > MAX_ASPECT * min(width, height):
+            faults.append(("image_aspect", f"{picture.name}: {width} x {height} pixels"))
+    if adapter in INTERLEAVED:
+        if looked_at and len(faults) == looked_at and not absent:
+            return "all_images_failed", "; ".join(detail for _, detail in faults)
+        return "", f"{len(faults)} of {looked_at} pictures fall out: {faults[0][1]}" if faults else ""
+    if faults:
+        return faults[0]
+    return "", f"{absent} pictures are not fetched" if absent else ""
+
+
+def _is_not_fetched(picture: Picture, source: Path) -> bool:
+    return picture.name.startswith(("http://", "https://")) and not source.exists()
+
+
+def _stay_inside(picture: Picture, source: Path, roots: Sequence[Path]) -> None:
+    if roots and source.exists():
+        real = source.resolve()
+        if not any(root.resolve() in real.parents for root in roots):
+            raise BadSample("path_escape", f"{picture.name} is a link that leads to {real}")
+
+
+# ---- kinds of files ----
+
+
+def _scan_tar(path: Path, schema: str) -> Iterator[Finding]:
+    name = str(path)
+    rows, faults = index_tar(path)
+    fallback = adapter_name(schema) if schema != AUTO else None
+    with path.open("rb") as file:
+        for key, members in rows.items():
+            fields: dict[str, Any] = {}
+            for extension, (offset, size) in members.items():
+                file.seek(offset)
+                fields[extension] = file.read(size)
+            adapter = fallback or ("mint" if _is_document(fields, path) else "caption_pairs")
+            reason, detail = judge(Row(id=key, fields=fields, root=path.parent), adapter)
+            yield _record(name, key, reason, detail)
+    told = set()
+    for key, reason, detail in faults:
+        if key == "":
+            yield Finding(path=name, kind="shard", key="", status=QUARANTINE, reason=reason, detail=detail)
+        elif (key, reason) not in told:
+            told.add((key, reason))
+            yield _record(name, key, reason, detail)
+
+
+def _is_document(fields: dict[str, Any], path: Path) -> bool:
+    """Whether a tar's sample is an interleaved document, not a captioned picture."""
+    content = fields.get("json", b"")
+    if b'"texts"' in content and b'"images"' in content:
+        return True
+    tiff = "tiff" in fields or ("tif" in fields and "txt" not in fields)
+    return tiff and "txt" not in fields and (schema_of_name(path) == "interleaved_rows" or "json" in fields)
+
+
+def _scan_parquet(path: Path, schema: str, images: Path | None) -> Iterator[Finding]:
+    name, root = str(path), images or path.parent
+    try:
+        metadata = pq.read_metadata(path)
+    except (OSError, pa.ArrowException) as error:
+        yield Finding(
+            path=name, kind="shard", key="", status=QUARANTINE, reason="parquet_corrupt", detail=_short(error)
+        )
+        return
+    if not metadata.num_rows:
+        yield Finding(
+            path=name, kind="shard", key="", status=QUARANTINE, reason="shard_empty", detail="no row in it", lost=0
+        )
+        return
+    adapter, first = None if schema == AUTO else adapter_name(schema), 0
+    for group in range(metadata.num_row_groups):
+        count = metadata.row_group(group).num_rows
+        try:
+            table = read_row_group(path, group)
+        except BadSample as error:
+            yield Finding(
+                path=name,
+                kind="shard",
+                key="",
+                status=QUARANTINE,
+                reason=error.reason,
+                detail=f"rows {first} to {first + count - 1}: {_short(error.detail)}",
+                lost=count,
+            )
+        else:
+            if adapter is None:
+                adapter = schema_of_rows(table.slice(0, 50).to_pylist(), path)
+            for place in range(table.num_rows):
+                fields = table.slice(place, 1).to_pylist()[0]
+                yield _judged_row(name, str(first + place), fields, adapter, root)
+        first += count
+
+
+def _scan_json(path: Path, schema: str, images: Path | None) -> Iterator[Finding]:
+    name, root = str(path), images or path.parent
+    rows, (reason, detail) = json_elements(path.read_bytes())
+    adapter = schema_of_rows(rows, path) if schema == AUTO else adapter_name(schema)
+    for number, fields in enumerate(rows):
+        yield _judged_row(name, str(number), fields, adapter, root)
+    if reason:
+        yield Finding(path=name, kind="shard", key="", status=QUARANTINE, reason=reason, detail=_short(detail))
+    elif not rows:
+        yield Finding(
+            path=name, kind="shard", key="", status=QUARANTINE, reason="shard_empty", detail="an empty list", lost=0
+        )
+
+
+def _scan_lines(
+    path: Path, schema: str, images: Path | None, parse: Callable[[bytes], dict[str, Any]]
+) -> Iterator[Finding]:
+    name, root = str(path), images or path.parent
+    adapter = schema_of_rows(_parsed_lines(path, parse), path) if schema == AUTO else adapter_name(schema)
+    empty = True
+    with path.open("rb") as file:
+        for number, offset, size in lines_of(path):
+            empty = False
+            file.seek(offset)
+            try:
+                fields = parse(file.read(size))
+            except BadSample as error:
+                yield _record(name, f"line{number}", error.reason, error.detail)
+            else:
+                yield _judged_row(name, f"line{number}", fields, adapter, root)
+    if empty:
+        yield Finding(
+            path=name, kind="shard", key="", status=QUARANTINE, reason="shard_empty", detail="no line in it", lost=0
+        )
+
+
+def _parsed_lines(path: Path, parse: Callable[[bytes], dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    with path.open("rb") as file:
+        for _, offset, size in lines_of(path):
+            file.seek(offset)
+            try:
+                yield parse(file.read(size))
+            except BadSample:
+                continue
+
+
+def _scan_picture(path: Path) -> Iterator[Finding]:
+    """A picture file with what lies beside it; a picture alone has only its pixels to be judged."""
+    beside = {one.suffix[1:].lower(): one for one in path.parent.glob(f"{_escaped(path.stem)}.*") if one.is_file()}
+    key = path.name.partition(".")[0] or path.name
+    own = {name: one for name, one in beside.items() if name in ("txt", "json")}
+    if own:
+        fields = {path.suffix[1:].lower(): path, **own}
+        yield _record(str(path), key, *judge(Row(id=key, fields=fields, root=path.parent), "caption_pairs"))
+        return
+    yield _record(str(path), key, *_judge_pictures([Picture(source=path, name=str(path))], "caption_pairs", ()))
+
+
+def _escaped(stem: str) -> str:
+    return "".join(f"[{character}]" if character in "*?[" else character for character in stem)
+
+
+def _judged_row(name: str, key: str, fields: Any, adapter: str, root: Path) -> Finding:
+    try:
+        row = Row(id=key, fields=as_object(fields), root=root)
+    except BadSample as error:
+        return _record(name, key, error.reason, error.detail)
+    return _record(name, key, *judge(row, adapter, roots=(root,)))
+
+
+def _record(path: str, key: str, reason: str, detail: str) -> Finding:
+    status = QUARANTINE if reason else OK
+    return Finding(path=path, kind="record", key=key, status=status, reason=reason, detail=_short(detail))
+
+
+def _short(detail: object) -> str:
+    text = " ".join(str(detail).split())
+    return text if len(text) <= 300 else f"{text[:297]}..."
+
+
+# ---- parts of the report ----
+
+
+def _scan_into(path: Path, target: Path, *, schema: str, images: Path | None) -> None:
+    with target.open("w", encoding="utf-8") as file:
+        file.writelines(finding.line() for finding in scan_file(path, schema, images))
+
+
+def _join(parts: Iterable[Path], output: Path, files: int) -> Summary:
+    """Put the parts together in the order of the files; the report is whole or not there."""
+    records = quarantined = shards = 0
+    reasons: Counter[str] = Counter()
+    scratch = output.with_name(f"{output.name}.tmp")
+    with scratch.open("w", encoding="utf-8") as report:
+        for part in parts:
+            with part.open(encoding="utf-8") as lines:
+                for line in lines:
+                    report.write(line)
+                    finding = json.loads(line)
+                    if finding["kind"] == "shard":
+                        shards += 1
+                    else:
+                        records += 1
+                        quarantined += finding["status"] == QUARANTINE
+                    if finding["reason"]:
+                        reasons[finding["reason"]] += 1
+    scratch.replace(output)
+    ordered = dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
+    return Summary(files=files, records=records, quarantined=quarantined, shards=shards, reasons=ordered)
