@@ -19,6 +19,7 @@ from transformers import AutoTokenizer
 from xgenmm.config import ConfigError, decode, encode, nearest, override, read_yaml, to_yaml
 from xgenmm.data.loader import BatchConfig, Loader, SourceConfig, keyed
 from xgenmm.data.readers import find_files
+from xgenmm.evaluation.watch import Watch, WatchConfig
 from xgenmm.inference.load import load
 from xgenmm.model.language import LoraConfig, embedding_table
 from xgenmm.model.vlm import XGenMMForConditionalGeneration
@@ -32,7 +33,7 @@ from xgenmm.provenance import commit, package_versions
 from xgenmm.training.checkpoint import CheckpointConfig, latest_checkpoint
 from xgenmm.training.metrics import peak_memory_mb
 from xgenmm.training.optim import OptimConfig
-from xgenmm.training.precision import Precision, lost_in, probe, put_back
+from xgenmm.training.precision import Precision, autocast, lost_in, probe, put_back
 from xgenmm.training.trainer import Trainer, TrainerConfig
 
 log = logging.getLogger(__name__)
@@ -77,6 +78,8 @@ class StageConfig:
     """What this stage sets differently from the recipe's `processor`."""
     feature_cache: bool | None = None
     """Keep features of the frozen vision encoder; by default as the recipe says."""
+    evaluate: WatchConfig | None = None
+    """Benchmarks that are run on the model while it trains."""
 
     def objective_config(self) -> NextTokenConfig | DpoConfig:
         """The objective's settings as their dataclass.
@@ -290,6 +293,7 @@ def _train(recipe: Recipe, number: int, precision: Precision) -> StageResult:
             checkpoint=stage.checkpoint,
         ),
         folder=folder,
+        after_step=_watch(stage, folder, steps, processor, precision),
     )
     progress = trainer.run()
     nn.Module.to(model, "cpu")
@@ -298,6 +302,22 @@ def _train(recipe: Recipe, number: int, precision: Precision) -> StageResult:
     (folder / "result.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
     save(model, processor, folder / "weights", card=_card(recipe, number))
     return StageResult(name=stage.name, folder=folder, load=lambda: load(folder / "weights"), **figures)
+
+
+def _watch(
+    stage: StageConfig, folder: Path, steps: int, processor: XGenMMProcessor, precision: Precision
+) -> Callable[[Trainer], None] | None:
+    """What evaluates the model while it trains, if the stage asks for it."""
+    if stage.evaluate is None:
+        return None
+    watch = Watch(stage.evaluate, folder, steps)
+
+    def after_step(trainer: Trainer) -> None:
+        if watch.is_due(trainer.progress.step):
+            with autocast(trainer.device, precision):
+                watch.evaluate(trainer.progress.step, trainer.model, processor)
+
+    return after_step
 
 
 def _finished(recipe: Recipe, number: int) -> StageResult | None:

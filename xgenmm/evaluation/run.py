@@ -336,7 +336,7 @@ def summary(path: Path) -> str:
 def recipe_of(weights: Path) -> dict[str, str] | None:
     """The recipe that a folder of weights was trained by, if it lies where `xgenmm train` puts it."""
     path = weights.parent / "recipe.yaml"
-    if not path.is_file():
+    if not (weights.is_dir() and path.is_file()):
         return None
     name = str(read_yaml(path).get("name", ""))
     return {"name": name, "path": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}

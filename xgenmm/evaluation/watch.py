@@ -1,0 +1,126 @@
+"""Benchmarks during training: every N steps on the same few questions, as a curve. Changes nothing in the training."""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+from torch.utils.tensorboard import SummaryWriter
+
+from xgenmm.config import ConfigError
+from xgenmm.evaluation.run import EvaluationConfig, EvaluationError, evaluate_model
+from xgenmm.model.vlm import XGenMMForConditionalGeneration
+from xgenmm.processor.processor import XGenMMProcessor
+
+log = logging.getLogger(__name__)
+
+FOLDER = "evaluations"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchConfig:
+    """What is evaluated while a stage trains."""
+
+    tasks: tuple[str, ...]
+    """Names of benchmarks."""
+    data: str
+    """Folder of their data."""
+    every: int
+    """Steps between evaluations; the last step is always evaluated."""
+    limit: int = 64
+    """Questions per task, always the same ones."""
+    profile: str = "paper"
+    """Whose prompts and rules."""
+    batch_size: int = 8
+    """Questions at a time."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant.
+
+        Raises:
+            ConfigError: A setting is out of its range, or a name is unknown.
+        """
+        if self.every < 1:
+            raise ConfigError(f"evaluate.every must be at least 1, not {self.every}")
+        self.evaluation("")
+
+    def evaluation(self, output: str) -> EvaluationConfig:
+        """The settings of one evaluation."""
+        return EvaluationConfig(
+            weights="model in training",
+            tasks=self.tasks,
+            output=output,
+            data=self.data,
+            profile=self.profile,
+            limit=self.limit,
+            batch_size=self.batch_size,
+        )
+
+
+class Watch:
+    """Evaluates a model at some steps of its training."""
+
+    def __init__(self, config: WatchConfig, folder: Path, steps: int) -> None:
+        """Note where the results go.
+
+        Args:
+            config: What, and how often.
+            folder: The stage's; gets `evaluations/`.
+            steps: Of the whole stage.
+        """
+        self.config, self.folder, self.steps = config, folder, steps
+
+    def is_due(self, step: int) -> bool:
+        """Whether the model is evaluated after so many steps."""
+        return step % self.config.every == 0 or step == self.steps
+
+    def evaluate(self, step: int, model: XGenMMForConditionalGeneration, processor: XGenMMProcessor) -> None:
+        """Evaluate and draw the curve. A task that fails is told and stops nothing.
+
+        Args:
+            step: How many are done.
+            model: Evaluated as it is; goes back to the mode of training it was in.
+            processor: The model's.
+        """
+        was_training = model.training
+        cache, model.feature_cache = model.feature_cache, None  # its file is of training pictures only
+        output = self.folder / FOLDER / f"step-{step}"
+        try:
+            evaluate_model(self.config.evaluation(str(output)), model, processor)
+        except EvaluationError as error:
+            log.warning("after step %d: %s", step, error)
+        finally:
+            model.feature_cache = cache
+            model.train(was_training)
+        self._draw(step)
+
+    def _draw(self, step: int) -> None:
+        curve = read_curve(self.folder)
+        (self.folder / FOLDER / "curve.json").write_text(json.dumps(curve, indent=1) + "\n", encoding="utf-8")
+        with SummaryWriter(log_dir=str(self.folder / "tensorboard")) as board:
+            for task, points in curve.items():
+                if str(step) in points:
+                    board.add_scalar(f"evaluation/{task}", points[str(step)], step)
+        figure, axes = plt.subplots(len(curve), 1, squeeze=False, figsize=(6, 2.4 * max(len(curve), 1)), sharex=True)
+        for axis, (task, points) in zip(axes[:, 0], curve.items(), strict=True):
+            axis.plot([int(one) for one in points], list(points.values()), marker="o")
+            axis.set_title(task, fontsize=9, loc="left")
+            axis.grid(alpha=0.3)
+        axes[-1, 0].set_xlabel("step")
+        figure.tight_layout()
+        figure.savefig(self.folder / FOLDER / "curve.png", dpi=120)
+        plt.close(figure)
+
+
+def read_curve(folder: Path) -> Mapping[str, dict[str, float]]:
+    """Task -> step -> quoted number, of a stage's folder."""
+    curve: dict[str, dict[str, float]] = {}
+    paths = (folder / FOLDER).glob("step-*/results.json")
+    for path in sorted(paths, key=lambda path: int(path.parent.name.removeprefix("step-"))):
+        step = path.parent.name.removeprefix("step-")
+        for task, result in json.loads(path.read_text(encoding="utf-8"))["results"].items():
+            if result.get("headline,none") is not None:
+                curve.setdefault(task, {})[step] = result["headline,none"]
+    return curve
