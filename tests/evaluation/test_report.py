@@ -10,11 +10,12 @@ from xml.etree import ElementTree
 import pytest
 from PIL import Image, ImageDraw
 
-from xgenmm.evaluation.charts import BOTTOM, HEIGHT, TOP, Line, loss_chart, stages_chart
+from xgenmm.evaluation.charts import Line, stages_chart
 from xgenmm.evaluation.claims import tell
 from xgenmm.evaluation.report import write_report
 from xgenmm.evaluation.results import read_run
 from xgenmm.evaluation.statistics import Figure
+from xgenmm.pages.charts import BOTTOM, HEIGHT, TOP, loss_chart
 
 STAGES = ["untrained", "pretrain", "sft", "interleaved", "dpo", "safety"]
 

@@ -5,13 +5,11 @@ One HTML file that needs no network. Reads `results.json`, the samples and the t
 
 import base64
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from xgenmm.data.quarantine import BadSample
@@ -23,6 +21,7 @@ from xgenmm.evaluation.published import published_rows
 from xgenmm.evaluation.samples import PREFIX, Sample, read_samples
 from xgenmm.evaluation.scorers.statistics import grouped
 from xgenmm.evaluation.statistics import Figure, mean
+from xgenmm.pages.templates import page_template, write_page
 from xgenmm.processor.images import ImageError, open_image
 
 THUMBNAIL = 256
@@ -131,14 +130,7 @@ def write_evaluation_report(folder: Path) -> Path:
         for label, run in runs.items()
         for sample in _of_places(samples[label], choose_shown(samples[label]))
     ]
-    template = Environment(
-        loader=PackageLoader("xgenmm.evaluation", "page"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    ).get_template("evaluation.html")
-    page = template.render(
+    page = page_template("xgenmm.evaluation", "evaluation.html").render(
         model=Path(results["config"]["weights"]).as_posix(),
         results=results,
         tables=compared(results),
@@ -151,9 +143,7 @@ def write_evaluation_report(folder: Path) -> Path:
         tasks=list(dict.fromkeys(run["task"] for run in runs.values())),
     )
     path = folder / "report.html"
-    scratch = path.with_suffix(".tmp")
-    scratch.write_text(page, encoding="utf-8")
-    os.replace(scratch, path)
+    write_page(path, page)
     return path
 
 

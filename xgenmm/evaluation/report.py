@@ -12,15 +12,16 @@ from itertools import groupby, takewhile
 from pathlib import Path
 from statistics import median
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from xgenmm.evaluation.charts import Level, Line, gauge, loss_chart, stages_chart
+from xgenmm.evaluation.charts import Level, Line, gauge, stages_chart
 from xgenmm.evaluation.claims import Claim, clear_of, is_right, is_shown, tell, words_of
 from xgenmm.evaluation.results import Run, read_run
 from xgenmm.evaluation.statistics import Figure
 from xgenmm.evaluation.words import CONTROLS, METRICS, Metric, control_key, metric_words, show, show_range, stage_words
+from xgenmm.pages.charts import loss_chart
+from xgenmm.pages.templates import page_template, write_page
 
 THUMBNAIL = 224
 """Longest side of a picture on the page, in pixels."""
@@ -131,14 +132,7 @@ def write_report(run_folder: Path) -> Path:
     """
     run = read_run(run_folder)
     story = tell(run)
-    template = Environment(
-        loader=PackageLoader("xgenmm.evaluation", "page"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    ).get_template("report.html")
-    page = template.render(
+    page = page_template("xgenmm.evaluation", "report.html").render(
         headline=story.headline,
         learnt=gauges(story.learnt),
         not_learnt=gauges(story.not_learnt),
@@ -154,9 +148,7 @@ def write_report(run_folder: Path) -> Path:
         commands=commands(run, run_folder),
     )
     path = run_folder / "report.html"
-    scratch = path.with_suffix(".tmp")
-    scratch.write_text(page, encoding="utf-8")
-    os.replace(scratch, path)  # a browser that reloads never gets half a page
+    write_page(path, page)
     return path
 
 

@@ -1,0 +1,28 @@
+"""HTML pages in the style of the house: templates of the part that they belong to, one style sheet for all.
+
+Every value is escaped unless it is `Markup`; a value that a template names and nobody gave is an error.
+"""
+
+import os
+from pathlib import Path
+
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, Template
+
+
+def page_template(package: str, name: str) -> Template:
+    """A template in the folder `page` of a package; `{% include "style.css" %}` in it is the style of the house."""
+    environment = Environment(
+        loader=ChoiceLoader([PackageLoader(package, "page"), PackageLoader("xgenmm.pages", "")]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(name)
+
+
+def write_page(path: Path, page: str) -> None:
+    """Write a page whole: a browser that reloads never gets half of it."""
+    scratch = path.with_suffix(".tmp")
+    scratch.write_text(page, encoding="utf-8")
+    os.replace(scratch, path)
