@@ -2,13 +2,13 @@
 
 import io
 import json
-import random
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from xgenmm.data.adapters import ADAPTERS
+from xgenmm.data.adapters.choosing import Asked, pick
 from xgenmm.data.adapters.conversations import MARKER
 from xgenmm.data.adapters.interleaved import split_tiff
 from xgenmm.data.quarantine import BadSample
@@ -18,8 +18,8 @@ from xgenmm.types import Given, Picture
 ROOT = Path("/data")
 
 
-def adapt(name, fields, seed=0, **options):
-    return ADAPTERS[name](Row(id="row", fields=fields, root=ROOT), random.Random(seed), **options)
+def adapt(name, fields, number=0, **options):
+    return ADAPTERS[name](Row(id="row", fields=fields, root=ROOT), pick(number), **options)
 
 
 def picture(name):
@@ -48,11 +48,22 @@ def test_caption_pair_of_img2dataset():
     assert document.parts == (Picture(source=b"jpeg", name="row.jpg"), "Picture of a dog")
 
 
-def test_one_of_several_captions_is_drawn():
+def alternatives(name, fields, **options):
+    """All samples that a row can give, in order."""
+    asked = Asked()
+    first = ADAPTERS[name](Row(id="row", fields=fields, root=ROOT), asked, **options)
+    return [first, *(adapt(name, fields, number, **options) for number in range(1, asked.count))]
+
+
+def test_one_of_several_captions_is_chosen():
     fields = {"png": b"png", "json": json.dumps({"captions": ["a", "b", "c"]}).encode()}
-    drawn = {adapt("caption_pairs", fields, seed).parts[1] for seed in range(20)}
-    assert drawn == {"a", "b", "c"}
-    assert adapt("caption_pairs", fields, 3) == adapt("caption_pairs", fields, 3)
+    assert [sample.parts[1] for sample in alternatives("caption_pairs", fields)] == ["a", "b", "c"]
+    assert len(alternatives("caption_pairs", fields, every=True)) == 1
+
+
+def test_every_region_of_visual_genome_can_be_chosen():
+    fields = {"id": 7, "regions": [{"phrase": "a hat"}, {"phrase": "a tree"}]}
+    assert [sample.parts[1] for sample in alternatives("visual_genome", fields)] == ["a hat", "a tree"]
 
 
 def test_mint_document_in_reading_order():
@@ -121,8 +132,9 @@ def test_vlguard_unsafe_and_safe():
     assert [turn.parts for turn in talk.turns] == [(picture("bad_ads/1.png"), "Do it."), ("No.",)]
     pairs = [{"response": "Fine.", "safe_instruction": "What?"}, {"unsafe_instruction": "Hurt.", "response": "No."}]
     safe = {"safe": True, "image": "a.png", "instr-resp": pairs}
-    orders = {tuple(str(turn.parts[-1]) for turn in adapt("vlguard", safe, seed).turns) for seed in range(10)}
-    assert orders == {("What?", "Fine.", "Hurt.", "No."), ("Hurt.", "No.", "What?", "Fine.")}
+    orders = [[str(turn.parts[-1]) for turn in talk.turns] for talk in alternatives("vlguard", safe)]
+    assert orders == [["What?", "Fine.", "Hurt.", "No."], ["Hurt.", "No.", "What?", "Fine."]]
+    assert len(alternatives("vlguard", unsafe)) == 1
     talk = adapt("vlguard", safe)
     assert [isinstance(turn.parts[0], Picture) for turn in talk.turns] == [True, False, False, False]
 
@@ -225,8 +237,9 @@ def test_ocr_draws_the_wanted_captions_and_drops_filler():
     assert sample.parts[1] == '"SHOP" 1/2 from the left'
     assert adapt("ocr", fields, levels=(2,), raw_caption=False, remove_filler=False).parts[1].startswith("The text")
     fields = ocr_row({(n, False): f"level {n}" for n in range(6)})
-    drawn = {adapt("ocr", fields, seed, raw_caption=False).parts[1] for seed in range(60)}
-    assert drawn == {f"level {n}" for n in range(6)}
+    offered = [sample.parts[1] for sample in alternatives("ocr", fields, raw_caption=False)]
+    assert offered == [f"level {n}" for n in range(6)]
+    assert len(alternatives("ocr", fields)) == 12
 
 
 def test_grounding_reads_python_and_json():

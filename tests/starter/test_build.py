@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from xgenmm.data.adapters import ADAPTERS
+from xgenmm.data.adapters.choosing import pick
 from xgenmm.data.readers import open_reader
 from xgenmm.starter import tasks
 from xgenmm.starter.build import safety, several, write_held_out_sets, write_training_sets
@@ -65,7 +66,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_training_set_is_read_by_its_adapter(folder: Path, file: str, adapter: str, kind: type):
     reader = open_reader("set", [str(folder / file)])
     assert not reader.faults
-    samples = [ADAPTERS[adapter](reader.read(number), random.Random(0)) for number in range(len(reader))]
+    samples = [ADAPTERS[adapter](reader.read(number), pick(0)) for number in range(len(reader))]
     assert {type(sample) for sample in samples} == {kind}
 
 

@@ -5,7 +5,6 @@ without a memory of what it read before.
 """
 
 import hashlib
-import random
 import time
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -260,8 +259,8 @@ class Loader:
         index, epoch = source.place(draw)
         row_id = source.reader.row_id(index)
         try:
-            rng = random.Random(keyed(self.seed, "choice", source.name, index, epoch))
-            found = source.adapter(source.reader.read(index), rng)
+            key = keyed(self.seed, "choice", source.name, index, epoch)
+            found = source.adapter(source.reader.read(index), lambda count: key % count)
             samples = found if isinstance(found, tuple) else (found,)
             if any(isinstance(sample, Preference) != self.pairs for sample in samples):
                 wanted, given = ("preferences", "plain samples") if self.pairs else ("plain samples", "preferences")

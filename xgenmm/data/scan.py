@@ -8,7 +8,6 @@ that training counts (docs/data.md). The report does not depend on the number of
 import json
 import logging
 import os
-import random
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,6 +23,7 @@ import pyarrow.parquet as pq
 
 from xgenmm.config import ConfigError
 from xgenmm.data.adapters import ADAPTERS
+from xgenmm.data.adapters.choosing import pick
 from xgenmm.data.quarantine import BadSample
 from xgenmm.data.readers import (
     PICTURE_SUFFIXES,
@@ -189,7 +189,7 @@ def judge(row: Row, adapter: str, *, roots: Sequence[Path] = ()) -> tuple[str, s
         roots: Folders that its picture files must really lie in, links followed.
     """
     try:
-        found = ADAPTERS[adapter](row, random.Random(0))
+        found = ADAPTERS[adapter](row, pick(0))
         samples = found if isinstance(found, tuple) else (found,)
         pictures = [picture for sample in samples for picture in pictures_of(sample)]
         return _judge_pictures(pictures, adapter, roots)

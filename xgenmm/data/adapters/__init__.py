@@ -4,10 +4,10 @@ Adapters do no I/O (pictures stay unopened) and know no tokens. What an adapter 
 arguments, which a recipe sets under `options`.
 """
 
-import random
 from collections.abc import Callable
 
 from xgenmm.data.adapters.captions import caption_pairs, caption_rows, visual_genome
+from xgenmm.data.adapters.choosing import Choose
 from xgenmm.data.adapters.conversations import cauldron, instructions, llava, messages
 from xgenmm.data.adapters.interleaved import interleaved_rows, mint
 from xgenmm.data.adapters.preferences import preference, vlfeedback, vlguard
@@ -15,7 +15,7 @@ from xgenmm.data.adapters.synthetic import grounding, kale, ocr
 from xgenmm.data.readers import Row
 from xgenmm.types import Sample
 
-Adapter = Callable[[Row, random.Random], Sample | tuple[Sample, ...]]
+Adapter = Callable[[Row, Choose], Sample | tuple[Sample, ...]]
 
 ADAPTERS: dict[str, Callable[..., Sample | tuple[Sample, ...]]] = {
     "caption_pairs": caption_pairs,

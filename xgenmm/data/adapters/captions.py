@@ -1,8 +1,8 @@
 """A picture with its caption: img2dataset's shards, tables of addresses and captions, regions of a picture."""
 
-import random
 from typing import Any
 
+from xgenmm.data.adapters.choosing import Choose
 from xgenmm.data.adapters.fields import (
     embedded_picture,
     fetched_picture,
@@ -25,9 +25,7 @@ ADDRESSES = ("url", "image_url", "URL", "image_urls")
 EMBEDDED = ("image", "jpg", "png")
 
 
-def caption_pairs(
-    row: Row, rng: random.Random, *, prefix: str = "", every: bool = False
-) -> Sample | tuple[Sample, ...]:
+def caption_pairs(row: Row, choose: Choose, *, prefix: str = "", every: bool = False) -> Sample | tuple[Sample, ...]:
     """A picture with its caption: img2dataset shards (`{key}.jpg`, `.txt`, `.json`) or a folder of such files.
 
     A list `captions` in the JSON goes before the text file, and that before a single `caption` in the JSON. An entry of
@@ -36,7 +34,7 @@ def caption_pairs(
 
     Args:
         row: A tar's or a folder's row.
-        rng: Draws the caption; seeded by run, epoch and row.
+        choose: Draws the caption.
         prefix: Text between the picture and the caption.
         every: Give all captions of the list, each as a document of its own, instead of one that is drawn anew in every
             epoch. They share a row, in which the picture stands once (`processor.branching`).
@@ -49,7 +47,7 @@ def caption_pairs(
     if captions is not None:
         if not captions:
             raise BadSample("schema_wrong_type", 'the list "captions" is empty')
-        captions = captions if every else [rng.choice(captions)]
+        captions = captions if every else [captions[choose(len(captions))]]
     elif "txt" in row.fields:
         captions = [text_member(row, "txt")]
     elif "caption" in metadata:
@@ -68,20 +66,20 @@ def _caption_parts(caption: Any, prefix: str) -> tuple[Part, ...]:
     return (prefix + not_blank(typed(caption, str, "captions"), "caption").strip(),)
 
 
-def caption_rows(row: Row, rng: random.Random, *, prefix: str = "") -> Document:
+def caption_rows(row: Row, choose: Choose, *, prefix: str = "") -> Document:
     """A row of a table with a picture and a caption: BLIP3-KALE, DataComp's and CC12M's metadata, CC3M, SBU.
 
     The picture is in the row, or the row has its address and `images` is the folder that `xgenmm data fetch` filled.
 
     Args:
         row: A parquet, TSV or JSON row.
-        rng: Not used.
+        choose: Not used.
         prefix: Text between the picture and the caption.
 
     Raises:
         BadSample: No picture, no caption, or one that says nothing.
     """
-    del rng
+    del choose
     name = next((one for one in CAPTIONS if one in row.fields), CAPTIONS[0])
     caption = not_blank(required(row.fields, name, str), name).strip()
     return Document(id=row.id, parts=(row_picture(row), prefix + caption))
@@ -102,12 +100,12 @@ def row_picture(row: Row) -> Picture:
     raise BadSample("schema_missing_field", f"neither a picture nor an address; there are {', '.join(row.fields)}")
 
 
-def visual_genome(row: Row, rng: random.Random) -> Document:
+def visual_genome(row: Row, choose: Choose) -> Document:
     """An entry of Visual Genome's `region_descriptions.json`: a picture and the phrase of one of its regions.
 
     Args:
         row: A JSON row with `id` and `regions`; the picture is `{id}.jpg` under `images`.
-        rng: Draws the region; seeded by run, epoch and row.
+        choose: Draws the region.
 
     Raises:
         BadSample: No regions, or one without a phrase.
@@ -115,7 +113,7 @@ def visual_genome(row: Row, rng: random.Random) -> Document:
     regions = required(row.fields, "regions", list)
     if not regions:
         raise BadSample("text_empty", "there is no region")
-    region = typed(rng.choice(regions), dict, "regions")
+    region = typed(regions[choose(len(regions))], dict, "regions")
     number = required(row.fields, "id", int) if "id" in row.fields else required(row.fields, "image_id", int)
     phrase = not_blank(required(region, "phrase", str), "phrase").strip()
     return Document(id=row.id, parts=(named_picture(row, f"{number}.jpg"), phrase))

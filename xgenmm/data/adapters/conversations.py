@@ -1,9 +1,9 @@
 """Questions and answers about pictures: LLaVA's JSON and its relatives."""
 
-import random
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
+from xgenmm.data.adapters.choosing import Choose
 from xgenmm.data.adapters.fields import embedded_picture, named_picture, not_blank, required, sound, typed
 from xgenmm.data.quarantine import BadSample
 from xgenmm.data.readers import Row
@@ -15,7 +15,7 @@ MARKER = "<image>"
 
 
 def llava(
-    row: Row, rng: random.Random, *, max_images: int = 12, independent: bool = False
+    row: Row, choose: Choose, *, max_images: int = 12, independent: bool = False
 ) -> Conversation | tuple[Conversation, ...]:
     """A conversation in LLaVA's JSON: `image` (a name, a list of names, none), `conversations` of `from` and `value`.
 
@@ -24,7 +24,7 @@ def llava(
 
     Args:
         row: A JSON row.
-        rng: Not used.
+        choose: Not used.
         max_images: A conversation with more is left out.
         independent: Every question with its answer becomes a conversation of its own, which begins with the pictures:
             for questions that do not build on each other. They share a row (`processor.branching`).
@@ -34,14 +34,14 @@ def llava(
 
     Source: spec 3.2 and 5.1.
     """
-    del rng
+    del choose
     pictures = named_pictures(row, row.fields.get("image"), max_images)
     messages = [_message(m, "from", "value") for m in required(row.fields, "conversations", list)]
     conversation = _taking_turns(row.id, messages, pictures)
     return _questions_apart(conversation) if independent else conversation
 
 
-def messages(row: Row, rng: random.Random, *, max_images: int = 12) -> Conversation:
+def messages(row: Row, choose: Choose, *, max_images: int = 12) -> Conversation:
     """A conversation of `role` and `content`, with the pictures in a list: OpenAI's `messages`, Mantis' `conversation`,
     ShareGPT's exports.
 
@@ -50,13 +50,13 @@ def messages(row: Row, rng: random.Random, *, max_images: int = 12) -> Conversat
 
     Args:
         row: A JSON or parquet row.
-        rng: Not used.
+        choose: Not used.
         max_images: A conversation with more is left out.
 
     Raises:
         BadSample: As `llava`.
     """
-    del rng
+    del choose
     name = next((one for one in ("messages", "conversation", "conversations") if one in row.fields), "messages")
     given = row.fields.get("images") if row.fields.get("images") is not None else row.fields.get("image")
     cells = [] if given is None else given if isinstance(given, list) else [given]
@@ -71,18 +71,18 @@ def messages(row: Row, rng: random.Random, *, max_images: int = 12) -> Conversat
     return _taking_turns(row.id, spoken, pictures)
 
 
-def cauldron(row: Row, rng: random.Random, *, max_images: int = 12) -> Conversation:
+def cauldron(row: Row, choose: Choose, *, max_images: int = 12) -> Conversation:
     """A row of the Cauldron: `images`, and `texts` of `user` and `assistant`. The pictures come first.
 
     Args:
         row: A parquet row.
-        rng: Not used.
+        choose: Not used.
         max_images: A row with more is left out.
 
     Raises:
         BadSample: Fields are missing or of another type.
     """
-    del rng
+    del choose
     cells = required(row.fields, "images", list)
     if len(cells) > max_images:
         raise BadSample("too_many_images", f"{len(cells)}, and {max_images} are allowed")
@@ -97,17 +97,17 @@ def cauldron(row: Row, rng: random.Random, *, max_images: int = 12) -> Conversat
     return Conversation(id=row.id, turns=tuple(turns))
 
 
-def instructions(row: Row, rng: random.Random) -> Conversation:
+def instructions(row: Row, choose: Choose) -> Conversation:
     """A text-only instruction: `instruction` (and `input`) with `output`, or `prompt` or `question` with its answer.
 
     Args:
         row: A JSON or parquet row.
-        rng: Not used.
+        choose: Not used.
 
     Raises:
         BadSample: Fields are missing, blank, or of another type.
     """
-    del rng
+    del choose
     for asked, answered in (("instruction", "output"), ("prompt", "response"), ("question", "answer")):
         if asked in row.fields:
             question = not_blank(required(row.fields, asked, str), asked)

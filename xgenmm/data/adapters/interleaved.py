@@ -1,17 +1,17 @@
 """Documents of text and pictures in reading order: MINT-1T's PDFs and ArXiv papers, its web pages, OBELICS."""
 
-import random
 import struct
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from xgenmm.data.adapters.choosing import Choose
 from xgenmm.data.adapters.fields import bytes_member, fetched_picture, json_member, required, sound, typed
 from xgenmm.data.quarantine import BadSample
 from xgenmm.data.readers import Row
 from xgenmm.types import Document, Part, Picture
 
 
-def mint(row: Row, rng: random.Random, *, max_images: int = 30) -> Document:
+def mint(row: Row, choose: Choose, *, max_images: int = 30) -> Document:
     """An interleaved document of MINT-1T (PDF, ArXiv): `{key}.json` with `texts` and `images`, `{key}.tiff` with pages.
 
     The two lists are parallel, and at every place one is null; the n-th image is the n-th page of the TIFF (`.tiff` or
@@ -19,7 +19,7 @@ def mint(row: Row, rng: random.Random, *, max_images: int = 30) -> Document:
 
     Args:
         row: A tar's row.
-        rng: Not used: a document is what it is.
+        choose: Not used: a document is what it is.
         max_images: A document with more is left out.
 
     Raises:
@@ -27,7 +27,7 @@ def mint(row: Row, rng: random.Random, *, max_images: int = 30) -> Document:
 
     Source: spec 5.1 (the published card); limit of 30 images: arXiv 2406.11271.
     """
-    del rng
+    del choose
     content = json_member(row, "json")
     pages = _pages(row)
 
@@ -40,7 +40,7 @@ def mint(row: Row, rng: random.Random, *, max_images: int = 30) -> Document:
     return _document(row.id, content, page, max_images)
 
 
-def interleaved_rows(row: Row, rng: random.Random, *, max_images: int = 30) -> Document:
+def interleaved_rows(row: Row, choose: Choose, *, max_images: int = 30) -> Document:
     """A web page of OBELICS or MINT-1T HTML: parallel lists `texts` and `images`, the latter of addresses.
 
     A picture that stands twice in a document is used once. `images` of the source is the folder that `xgenmm data
@@ -48,7 +48,7 @@ def interleaved_rows(row: Row, rng: random.Random, *, max_images: int = 30) -> D
 
     Args:
         row: A parquet row.
-        rng: Not used.
+        choose: Not used.
         max_images: A document with more is left out.
 
     Raises:
@@ -56,7 +56,7 @@ def interleaved_rows(row: Row, rng: random.Random, *, max_images: int = 30) -> D
 
     Source: spec 5.1 (the published cards).
     """
-    del rng
+    del choose
     return _document(row.id, row.fields, lambda image: fetched_picture(row, image), max_images)
 
 

@@ -1,9 +1,9 @@
 """What people prefer, and what is safe: pairs of answers, VLFeedback, VLGuard."""
 
-import random
 from collections.abc import Mapping
 from typing import Any
 
+from xgenmm.data.adapters.choosing import Choose
 from xgenmm.data.adapters.conversations import Role, conversation_of, named_pictures
 from xgenmm.data.adapters.fields import not_blank, required, typed
 from xgenmm.data.quarantine import BadSample
@@ -14,17 +14,17 @@ ASPECTS = ("Helpfulness", "Visual Faithfulness", "Ethical Considerations")
 """What VLFeedback's judge rated, from 1 to 5."""
 
 
-def preference(row: Row, rng: random.Random) -> Preference:
+def preference(row: Row, choose: Choose) -> Preference:
     """A prompt with a preferred and a dispreferred answer: `prompt`, `chosen`, `rejected`, and `image` as in LLaVA.
 
     Args:
         row: A JSON row.
-        rng: Not used.
+        choose: Not used.
 
     Raises:
         BadSample: Fields are missing or blank, or the two answers are the same.
     """
-    del rng
+    del choose
     prompt, chosen, rejected = (
         not_blank(required(row.fields, name, str), name) for name in ("prompt", "chosen", "rejected")
     )
@@ -36,19 +36,19 @@ def preference(row: Row, rng: random.Random) -> Preference:
     )
 
 
-def vlfeedback(row: Row, rng: random.Random) -> Preference:
+def vlfeedback(row: Row, choose: Choose) -> Preference:
     """A row of VLFeedback: the answer with the highest mean rating against the one with the lowest.
 
     Args:
         row: A JSON row with `prompt`, `img_path` (or `image`) and `completions`.
-        rng: Not used; of answers with equal means the first one stands.
+        choose: Not used; of answers with equal means the first one stands.
 
     Raises:
         BadSample: Fewer than two answers, no spread in the ratings, or an answer without a rating from 1 to 5.
 
     Source: spec 2.5 (mean over the three aspects; the paper says best against worst).
     """
-    del rng
+    del choose
     prompt = not_blank(required(row.fields, "prompt", str), "prompt")
     rated = [_rated(one) for one in required(row.fields, "completions", list)]
     if len(rated) < 2:
@@ -87,12 +87,12 @@ def _rated(completion: Any) -> tuple[float, str]:
     return sum(ratings) / len(ratings), text
 
 
-def vlguard(row: Row, rng: random.Random) -> Conversation:
+def vlguard(row: Row, choose: Choose) -> Conversation:
     """A row of VLGuard: an unsafe picture with one question, or a safe one with a safe and an unsafe question.
 
     Args:
         row: A JSON row.
-        rng: Draws the order of the two questions, as the published converter does; seeded by run, epoch and row.
+        choose: Draws the order of the two questions, which the published converter shuffles.
 
     Raises:
         BadSample: Fields are missing or of another type.
@@ -109,6 +109,7 @@ def vlguard(row: Row, rng: random.Random) -> Conversation:
             raise BadSample("schema_missing_field", f'"instr-resp" must hold one "{kind}", and holds {len(matching)}')
         question, answer = (not_blank(required(matching[0], name, str), name) for name in (kind, "response"))
         rounds.append([("user", question), ("assistant", answer)])
-    rng.shuffle(rounds)
+    if len(rounds) == 2 and choose(2):
+        rounds.reverse()
     pictures = named_pictures(row, required(row.fields, "image", str), max_images=1)
     return conversation_of(row.id, [message for one in rounds for message in one], pictures, 0)

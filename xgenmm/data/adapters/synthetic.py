@@ -2,12 +2,12 @@
 
 import ast
 import math
-import random
 import re
 from collections.abc import Sequence
 from typing import Any
 
 from xgenmm.data.adapters.captions import row_picture
+from xgenmm.data.adapters.choosing import Choose
 from xgenmm.data.adapters.fields import not_blank, optional, parsed, required, typed
 from xgenmm.data.quarantine import BadSample
 from xgenmm.data.readers import Row
@@ -31,7 +31,7 @@ SHORTEST_LOOP = 24
 
 def ocr(
     row: Row,
-    rng: random.Random,
+    choose: Choose,
     *,
     levels: tuple[int, ...] = (0, 1, 2, 3, 4, 5),
     raw_caption: bool | None = None,
@@ -41,7 +41,7 @@ def ocr(
 
     Args:
         row: A parquet row with `captions`, a JSON text.
-        rng: Draws the caption; seeded by run, epoch and row.
+        choose: Draws the caption.
         levels: Granularities to draw from: 0 words only ... 5 words and boxes as tags.
         raw_caption: Draw only captions with (true) or without (false) the raw caption.
         remove_filler: Leave out filler such as "the text", as the paper does in loading.
@@ -66,18 +66,18 @@ def ocr(
     chosen = sorted(key for key in found if key[0] in levels and raw_caption in (None, key[1]))
     if not chosen:
         raise BadSample("schema_missing_field", f"no caption of levels {levels}")
-    text = found[rng.choice(chosen)]
+    text = found[chosen[choose(len(chosen))]]
     if remove_filler:
         text = OCR_FILLER.sub("", text)
     return Document(id=row.id, parts=(row_picture(row), not_blank(text, "caption").strip()))
 
 
-def grounding(row: Row, rng: random.Random, *, levels: tuple[int, ...] = (0, 1, 2)) -> Document:
+def grounding(row: Row, choose: Choose, *, levels: tuple[int, ...] = (0, 1, 2)) -> Document:
     """A row of BLIP3-GROUNDING-50M: one of its captions, from coarse places to boxes.
 
     Args:
         row: A parquet row with `captions`, a list of [caption, level, with raw caption] as Python or JSON text.
-        rng: Draws the caption; seeded by run, epoch and row.
+        choose: Draws the caption.
         levels: Granularities to draw from.
 
     Raises:
@@ -96,15 +96,15 @@ def grounding(row: Row, rng: random.Random, *, levels: tuple[int, ...] = (0, 1, 
     if not captions:
         raise BadSample("schema_missing_field", f"no caption of levels {levels}")
     check_boxes(parsed(row.fields.get("metadata"), "metadata"))
-    return Document(id=row.id, parts=(row_picture(row), not_blank(rng.choice(captions), "caption").strip()))
+    return Document(id=row.id, parts=(row_picture(row), not_blank(captions[choose(len(captions))], "caption").strip()))
 
 
-def kale(row: Row, rng: random.Random, *, prefix: str = "") -> Document:
+def kale(row: Row, choose: Choose, *, prefix: str = "") -> Document:
     """A row of BLIP3-KALE: `url` and `caption`, a dense caption with knowledge.
 
     Args:
         row: A parquet row.
-        rng: Not used.
+        choose: Not used.
         prefix: Text between the picture and the caption.
 
     Raises:
@@ -112,7 +112,7 @@ def kale(row: Row, rng: random.Random, *, prefix: str = "") -> Document:
 
     Source: spec 5.1.
     """
-    del rng
+    del choose
     caption = not_blank(required(row.fields, "caption", str), "caption").strip()
     check_caption(caption)
     return Document(id=row.id, parts=(row_picture(row), prefix + caption))
