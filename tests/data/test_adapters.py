@@ -114,9 +114,10 @@ def test_llava_text_only_with_system_and_other_names_of_the_roles():
     assert [turn.role for turn in talk.turns] == ["system", "user", "assistant"]
 
 
-def test_llava_unmarked_picture_comes_first():
-    fields = {"image": "a.png", "conversations": [{"from": "system", "value": "Be short."}, *says("What?", "A dog.")]}
-    assert adapt("llava", fields).turns[1].parts == (picture("a.png"), "What?")
+def test_llava_marks_and_pictures_agree_in_number_both_ways():
+    for image, text in (("a.png", "What?"), ("a.png", "<image><image>What?"), (["a.png", "b.png"], "<image>What?")):
+        with pytest.raises(BadSample, match="placeholder_mismatch"):
+            adapt("llava", {"image": image, "conversations": says(text, "A dog.")})
 
 
 def test_preference():

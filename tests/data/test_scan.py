@@ -27,6 +27,15 @@ def picture(form="JPEG", mode="RGB", size=(40, 30), **options) -> bytes:
 
 
 JPEG = picture()
+LARGE = picture(size=(400, 300))
+
+
+def flat() -> bytes:
+    """A white picture with tables made for it: its scan is nothing but zeros."""
+    content = io.BytesIO()
+    Image.new("RGB", (800, 600), "white").save(content, "JPEG", optimize=True)
+    assert bytes(64) in content.getvalue()
+    return content.getvalue()
 
 
 def bomb() -> bytes:
@@ -82,9 +91,11 @@ PICTURES = {
     "animated": (picture("GIF", "P", save_all=True, append_images=[Image.new("P", (40, 30), 3)]), "ok"),
     "webp": (picture("WEBP"), "ok"),
     "progressive": (picture(progressive=True), "ok"),
+    "flat": (flat(), "ok"),
     "junk_behind": (JPEG + b"junk" * 9, "ok"),
     "turned": (picture(exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"), "ok"),
     "cut": (JPEG[: len(JPEG) // 2], "image_truncated"),
+    "hole": (LARGE[:20_000] + bytes(500) + LARGE[20_500:], "image_corrupt"),
     "empty": (b"", "image_empty"),
     "html": (b"<html>404</html>", "image_not_decodable"),
     "noise": (b"\x89PNG\r\n\x1a\n" + bytes(range(200)), "image_not_decodable"),

@@ -19,8 +19,8 @@ def llava(
 ) -> Conversation | tuple[Conversation, ...]:
     """A conversation in LLaVA's JSON: `image` (a name, a list of names, none), `conversations` of `from` and `value`.
 
-    Pictures stand where `<image>` stands in the text. One picture that nobody marks comes first, as in the reference's
-    loader.
+    Pictures stand where `<image>` stands in the text: as many marks as pictures. (The reference's loader puts a picture
+    that nobody marks in front; a row that lost its mark may have lost more, so here it is counted as a mismatch.)
 
     Args:
         row: A JSON row.
@@ -128,7 +128,7 @@ def _taking_turns(name: str, spoken: list[tuple[Role, str]], pictures: list[Pict
     if not turns or len(turns) % 2 or turns != ["user", "assistant"] * (len(turns) // 2):
         raise BadSample("role_order", f"after an optional system message, user and assistant take turns, not {roles}")
     texts = [not_blank(text, f"message of the {role}") for role, text in spoken]
-    return conversation_of(name, list(zip(roles, texts, strict=True)), pictures, roles.index("user"))
+    return conversation_of(name, list(zip(roles, texts, strict=True)), pictures)
 
 
 def _openai_message(row: Row, message: Any) -> tuple[Role, str, list[Picture]]:
@@ -152,15 +152,22 @@ def _openai_message(row: Row, message: Any) -> tuple[Role, str, list[Picture]]:
     return role, text, pictures
 
 
-def conversation_of(
-    sample_id: str, messages: list[tuple[Role, str]], pictures: list[Picture], first_user: int
-) -> Conversation:
-    """Put pictures where the marks are; one picture without a mark goes in front of the first user's message."""
+def picture_first(messages: list[tuple[Role, str]], pictures: list[Picture]) -> list[tuple[Role, str]]:
+    """For data sets that mark no pictures: one picture stands in front of the first message."""
+    if len(pictures) != 1 or any(MARKER in text for _, text in messages):
+        return messages
+    (role, text), *rest = messages
+    return [(role, f"{MARKER}{text}"), *rest]
+
+
+def conversation_of(sample_id: str, messages: list[tuple[Role, str]], pictures: list[Picture]) -> Conversation:
+    """Put pictures where the marks are.
+
+    Raises:
+        BadSample: There are not as many marks as pictures, or one in an answer.
+    """
     marks = sum(text.count(MARKER) for _, text in messages)
-    if len(pictures) == 1 and marks == 0:
-        role, text = messages[first_user]
-        messages[first_user] = (role, f"{MARKER}{text}")
-    elif marks != len(pictures):
+    if marks != len(pictures):
         raise BadSample("placeholder_mismatch", f"{marks} times {MARKER} in the text, and {len(pictures)} pictures")
     remaining = iter(pictures)
     turns = []

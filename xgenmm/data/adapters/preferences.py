@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from xgenmm.data.adapters.choosing import Choose
-from xgenmm.data.adapters.conversations import Role, conversation_of, named_pictures
+from xgenmm.data.adapters.conversations import Role, conversation_of, named_pictures, picture_first
 from xgenmm.data.adapters.fields import not_blank, required, typed
 from xgenmm.data.quarantine import BadSample
 from xgenmm.data.readers import Row
@@ -32,7 +32,10 @@ def preference(row: Row, choose: Choose) -> Preference:
         raise BadSample("preference_identical", "both answers are the same")
     pictures = named_pictures(row, row.fields.get("image"), max_images=12)
     return Preference(
-        id=row.id, prompt=conversation_of(row.id, [("user", prompt)], pictures, 0), chosen=chosen, rejected=rejected
+        id=row.id,
+        prompt=conversation_of(row.id, picture_first([("user", prompt)], pictures), pictures),
+        chosen=chosen,
+        rejected=rejected,
     )
 
 
@@ -62,7 +65,7 @@ def vlfeedback(row: Row, choose: Choose) -> Preference:
     pictures = named_pictures(row, name, max_images=12)
     return Preference(
         id=row.id,
-        prompt=conversation_of(row.id, [("user", prompt)], pictures, 0),
+        prompt=conversation_of(row.id, picture_first([("user", prompt)], pictures), pictures),
         chosen=best[1],
         rejected=worst[1],
     )
@@ -112,4 +115,5 @@ def vlguard(row: Row, choose: Choose) -> Conversation:
     if len(rounds) == 2 and choose(2):
         rounds.reverse()
     pictures = named_pictures(row, required(row.fields, "image", str), max_images=1)
-    return conversation_of(row.id, [message for one in rounds for message in one], pictures, 0)
+    messages = picture_first([message for one in rounds for message in one], pictures)
+    return conversation_of(row.id, messages, pictures)
