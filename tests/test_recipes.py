@@ -232,6 +232,19 @@ def test_bfloat16_leaves_frozen_weights_as_they_were(straight, toy_folder, tmp_p
         assert torch.equal(value.float(), untrained[name]) != name.startswith("vision_tokenizer."), name
 
 
+def test_a_stage_leaves_the_average_of_its_weights(straight, toy_folder, tmp_path):
+    """Three steps with half of the old average kept: it begins after the first, so w1 / 4 + w2 / 4 + w3 / 2."""
+    settings = ["optim.ema=0.5", "checkpoint.every=1", "checkpoint.keep=3"]
+    (result,) = run(debug(toy_folder, tmp_path, *(f"stages.pretrain.{setting}" for setting in settings), stages=1))
+    steps = [load_file(result.folder / "checkpoints" / f"step-{n}" / "model.safetensors") for n in (1, 2, 3)]
+    last = weights(straight[1][0].folder)
+    for name, value in weights(result.folder).items():
+        if name in steps[0]:
+            one, two, three = (step[name] for step in steps)
+            torch.testing.assert_close(value, one / 4 + two / 4 + three / 2)
+            assert torch.equal(three, last[name])  # the average changes nothing in the training
+
+
 def test_precision_is_settled_once_for_a_run(toy_folder, tmp_path, monkeypatch):
     from xgenmm.training.precision import Probe
 
@@ -251,7 +264,8 @@ def test_precision_is_settled_once_for_a_run(toy_folder, tmp_path, monkeypatch):
     ("assignment", "message"),
     [
         ("stages.sft.optim.lrr=1", 'recipe.stages.sft.optim: unknown setting "lrr"; did you mean "lr"'),
-        ("stages.sft.train.resampler=lora", "recipe.stages.sft.train.resampler: must be true or false"),
+        ("stages.sft.train.resampler=loar", '"loar" is none of lora; did you mean "lora"'),
+        ("stages.sft.train.vision=lora", "recipe.stages.sft.feature_cache: the vision encoder trains"),
         ("stages.sft.name=pretrain", "each with a name of its own"),
         ("stages.sft.name=a/b", '"a/b" cannot be the name of a stage'),
         ("stages.sft.epochs=1", "recipe.stages.sft: give either steps or epochs"),

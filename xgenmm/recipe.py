@@ -21,7 +21,8 @@ from xgenmm.data.loader import BatchConfig, Loader, SourceConfig, keyed
 from xgenmm.data.readers import find_files
 from xgenmm.evaluation.watch import Watch, WatchConfig
 from xgenmm.inference.load import load
-from xgenmm.model.language import LoraConfig, embedding_table
+from xgenmm.model.language import embedding_table
+from xgenmm.model.lora import LoraConfig
 from xgenmm.model.vlm import XGenMMForConditionalGeneration
 from xgenmm.model.weights import ModelConfig, assemble, check_folder, read_encoder_config, save
 from xgenmm.objectives import OBJECTIVES
@@ -32,7 +33,7 @@ from xgenmm.processor.prompt import PROMPTS
 from xgenmm.provenance import commit, package_versions
 from xgenmm.training.checkpoint import CheckpointConfig, latest_checkpoint
 from xgenmm.training.metrics import peak_memory_mb
-from xgenmm.training.optim import OptimConfig
+from xgenmm.training.optim import OptimConfig, averaged
 from xgenmm.training.precision import Precision, autocast, lost_in, probe, put_back
 from xgenmm.training.trainer import Trainer, TrainerConfig
 
@@ -44,12 +45,12 @@ RECIPES = Path(__file__).parent / "recipes"
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Which parts of the model a stage trains."""
+    """What of each part of the model a stage trains: all of it, nothing, or LoRA adapters on its linear layers."""
 
-    vision: bool = False
-    resampler: bool = True
+    vision: bool | Literal["lora"] = False
+    resampler: bool | Literal["lora"] = True
     language: bool | Literal["lora"] = True
-    """All of the language model with its embeddings, nothing of it, or LoRA adapters on it."""
+    """With its embeddings, unless it is LoRA."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,7 @@ class StageConfig:
     """Passes over the data; not with weights, which say how often a source comes without regard to its size."""
     train: TrainConfig = field(default_factory=TrainConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
-    """Size of the adapters, where `train.language` is `lora`."""
+    """Size of the adapters, where `train` asks for some."""
     objective: dict[str, Any] = field(default_factory=lambda: {"name": "next_token"})
     """`name`, a key of `OBJECTIVES`, and its settings."""
     optim: OptimConfig
@@ -183,6 +184,8 @@ def check(recipe: Recipe) -> None:
             raise ConfigError(f"{where}: steps and epochs must be above 0")
         if not any((stage.train.vision, stage.train.resampler, stage.train.language)):
             raise ConfigError(f"{where}.train: nothing trains; set vision, resampler or language")
+        if stage.train.vision and (recipe.feature_cache if stage.feature_cache is None else stage.feature_cache):
+            raise ConfigError(f"{where}.feature_cache: the vision encoder trains, so its features change; set false")
         stage.objective_config()
         _check_processor({**recipe.processor, **stage.processor}, f"{where}.processor", whole=first.init is None)
         if stage.init is not None:
@@ -296,11 +299,12 @@ def _train(recipe: Recipe, number: int, precision: Precision) -> StageResult:
         after_step=_watch(stage, folder, steps, processor, precision),
     )
     progress = trainer.run()
-    nn.Module.to(model, "cpu")
-    put_back(model, originals)
     figures = {"steps": steps, "seconds": progress.seconds, "peak_memory_mb": peak_memory_mb(device)}
     (folder / "result.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
-    save(model, processor, folder / "weights", card=_card(recipe, number))
+    with averaged(trainer.optimizer):
+        nn.Module.to(model, "cpu")
+        put_back(model, originals)
+        save(model, processor, folder / "weights", card=_card(recipe, number))
     return StageResult(name=stage.name, folder=folder, load=lambda: load(folder / "weights"), **figures)
 
 
@@ -314,7 +318,7 @@ def _watch(
 
     def after_step(trainer: Trainer) -> None:
         if watch.is_due(trainer.progress.step):
-            with autocast(trainer.device, precision):
+            with autocast(trainer.device, precision), averaged(trainer.optimizer):
                 watch.evaluate(trainer.progress.step, trainer.model, processor)
 
     return after_step

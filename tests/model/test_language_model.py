@@ -1,4 +1,4 @@
-"""New token rows, logits and log-probabilities of any causal language model, and LoRA."""
+"""New token rows, logits and log-probabilities of any causal language model."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from transformers import (
 )
 
 from xgenmm.model import language
-from xgenmm.model.language import LoraConfig, add_lora, add_token_rows, lora_off, merged_state, target_logps
+from xgenmm.model.language import add_token_rows, target_logps
 
 SIZES = {
     "vocab_size": 100,
@@ -100,65 +100,3 @@ def test_spare_rows_are_used_first():
     model = build(toy_text_config())
     add_token_rows(model, VOCABULARY - 5, [VOCABULARY - 6])
     assert len(model.get_input_embeddings().weight) == VOCABULARY
-
-
-@pytest.fixture
-def adapted() -> PreTrainedModel:
-    model = build(toy_text_config("llama"))
-    add_lora(model, LoraConfig(rank=3, alpha=6))
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.5)
-    return model
-
-
-IDS = torch.arange(10).reshape(1, 10)
-
-
-def test_lora_starts_as_the_model_and_sits_on_all_linear_layers_but_the_head():
-    model = build(toy_text_config("llama"))
-    before = model(IDS).logits
-    add_lora(model, LoraConfig(rank=3, alpha=6))
-    assert torch.equal(model(IDS).logits, before)
-    linear = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
-    assert {name.split(".")[-1] for name in language.lora_layers(model)} == linear
-    assert len(language.lora_layers(model)) == 2 * 7
-
-
-def test_lora_off_is_the_model_before_and_on_again_afterwards(adapted):
-    original = build(toy_text_config("llama"))(IDS).logits
-    trained = adapted(IDS).logits
-    with lora_off(adapted):
-        assert torch.equal(adapted(IDS).logits, original)
-    assert torch.equal(adapted(IDS).logits, trained)
-    assert not torch.allclose(trained, original)
-    assert all(p.requires_grad == ("lora_" in name) for name, p in adapted.named_parameters())
-
-
-def test_lora_is_on_again_after_an_error(adapted):
-    trained = adapted(IDS).logits
-    with pytest.raises(KeyError), lora_off(adapted):
-        raise KeyError
-    assert torch.equal(adapted(IDS).logits, trained)
-
-
-def test_merged_state_is_a_plain_models(adapted):
-    merged = build(toy_text_config("llama"))
-    names = set(merged.state_dict())
-    state = merged_state(adapted)
-    assert set(state) == names
-    merged.load_state_dict(state)
-    torch.testing.assert_close(merged(IDS).logits, adapted(IDS).logits, rtol=0, atol=1e-5)
-    assert any("lora_" in name for name in adapted.state_dict())  # and the model itself goes on
-
-
-def test_merging_into_bfloat16_keeps_small_changes(adapted):
-    """A change of 2^-12 of a weight is lost in bfloat16, which has 8 bits of precision."""
-    name = "model.layers.0.mlp.up_proj"
-    layer = language.lora_layers(adapted)[name]
-    with torch.no_grad():
-        layer.base_layer.weight.fill_(1.0)
-        layer.lora_A["default"].weight.fill_(2.0**-12 / 6)  # rank 3, scaled by 6 / 3
-        layer.lora_B["default"].weight.fill_(1.0)
-    layer.base_layer.weight.data = layer.base_layer.weight.data.bfloat16()
-    torch.testing.assert_close(merged_state(adapted)[f"{name}.weight"], torch.full((56, 32), 1 + 2.0**-12))

@@ -8,7 +8,7 @@ from toy import IMAGE_TOKEN, LATENTS, make_batch, make_toy_model, model_inputs, 
 from transformers import Phi3Config, SiglipVisionConfig
 
 from xgenmm.model.configuration import XGenMMConfig
-from xgenmm.model.language import LoraConfig
+from xgenmm.model.lora import LoraConfig
 from xgenmm.model.vlm import PartCount, count_parameters
 from xgenmm.types import IGNORE_INDEX
 
@@ -187,8 +187,8 @@ def test_nothing_supervised_gives_zero_and_no_nan(toy_model):
 # ---------------------------------------------------------------------- what trains
 
 
-@pytest.mark.parametrize("vision", [False, True])
-@pytest.mark.parametrize("resampler", [False, True])
+@pytest.mark.parametrize("vision", [False, True, "lora"])
+@pytest.mark.parametrize("resampler", [False, True, "lora"])
 @pytest.mark.parametrize("language", [False, True, "lora"])
 def test_gradients_reach_what_trains_and_nothing_else(toy_model, vision, resampler, language):
     if not (vision or resampler or language):
@@ -259,9 +259,20 @@ def test_frozen_parts_in_the_compute_type(toy_model):
 # ---------------------------------------------------------------------- the reference of preference objectives
 
 
-def reference_case(language: bool | str, resampler: bool):
-    model = make_toy_model()
-    model.set_trainable(vision=False, resampler=resampler, language=language, lora=LoraConfig(rank=2))
+MODES = [
+    ("lora", False),
+    ("lora", True),
+    (True, True),
+    (False, True),
+    ("lora", "lora"),
+    (False, "lora"),
+    (True, "lora"),
+]
+
+
+def reference_case(language: bool | str, resampler: bool | str, vision: bool | str = False, family: str = "phi3"):
+    model = make_toy_model(family)
+    model.set_trainable(vision=vision, resampler=resampler, language=language, lora=LoraConfig(rank=2))
     batch = make_batch(MIXED)
     inputs = {**model_inputs(batch), "targets": batch.labels}
     before = model(**inputs).logps.detach()
@@ -273,17 +284,40 @@ def reference_case(language: bool | str, resampler: bool):
     return model, reference, inputs, before
 
 
-@pytest.mark.parametrize(("language", "resampler"), [("lora", False), ("lora", True), (True, True), (False, True)])
-def test_the_reference_is_the_model_as_it_was(language, resampler):
-    model, reference, inputs, before = reference_case(language, resampler)
+@pytest.mark.parametrize("vision", [False, True, "lora"])
+@pytest.mark.parametrize(("language", "resampler"), MODES)
+def test_the_reference_is_the_model_as_it_was(language, resampler, vision):
+    model, reference, inputs, before = reference_case(language, resampler, vision)
     with torch.no_grad():
         torch.testing.assert_close(reference(**inputs).logps, before, rtol=0, atol=1e-6)
         assert (model(**inputs).logps - before).abs().max() > 1e-3
 
 
+def test_the_reference_knows_no_dropout():
+    """GPT-2's dropout is part of training; the model as it was is asked without."""
+    model, reference, inputs, before = reference_case("lora", resampler=False, family="gpt2")
+    model.train()
+    with torch.no_grad():
+        torch.testing.assert_close(reference(**inputs).logps, before, rtol=0, atol=1e-6)
+    assert model.training
+
+
+def test_the_reference_keeps_adapters_that_were_there_before():
+    """Trained once and asked for again without merging: what they have learnt belongs to the reference."""
+    model, _, inputs, _ = reference_case("lora", resampler=False)
+    now = model(**inputs).logps.detach()
+    reference = model.frozen_reference()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.05
+        torch.testing.assert_close(reference(**inputs).logps, now, rtol=0, atol=1e-6)
+
+
 def test_the_reference_costs_nothing_with_lora_and_only_what_trains_otherwise():
-    model, reference, _, _ = reference_case("lora", resampler=False)
-    assert getattr(reference, "__self__", None) is model
+    for vision, resampler in ((False, False), ("lora", "lora")):
+        model, reference, _, _ = reference_case("lora", resampler, vision)
+        assert reference.func.__self__ is model
     model, reference, _, _ = reference_case(False, resampler=True)
     shared = {id(p) for p in model.parameters()}
     copied = [name for name, p in reference.named_parameters() if id(p) not in shared]

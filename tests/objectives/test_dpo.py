@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from toy import make_toy_model
 
-from xgenmm.model.language import LoraConfig
+from xgenmm.model.lora import LoraConfig
 from xgenmm.objectives import OBJECTIVES
 from xgenmm.objectives.dpo import DpoConfig, dpo_loss
 from xgenmm.types import IGNORE_INDEX, Batch

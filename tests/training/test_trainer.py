@@ -11,13 +11,13 @@ from safetensors import SafetensorError
 
 from xgenmm.data.loader import BatchConfig, Loader, SourceConfig
 from xgenmm.data.quarantine import DataError, read_lines
-from xgenmm.model.language import LoraConfig
+from xgenmm.model.lora import LoraConfig
 from xgenmm.model.resampler import ResamplerConfig
 from xgenmm.model.weights import ModelConfig, assemble
 from xgenmm.objectives import OBJECTIVES
 from xgenmm.training import checkpoint
 from xgenmm.training.checkpoint import CheckpointConfig, CheckpointError, latest_checkpoint
-from xgenmm.training.optim import OptimConfig
+from xgenmm.training.optim import OptimConfig, averaged
 from xgenmm.training.trainer import Stopped, Trainer, TrainerConfig, TrainingError
 
 
@@ -200,6 +200,21 @@ def test_resume_is_no_interruption_with_lora_and_dropout(make_trainer, make_mode
     assert same(weights(straight), weights(resumed))
     assert metrics(tmp_path / "killed") == metrics(tmp_path / "straight")
     assert not same(weights(straight), dict(model().named_parameters()))
+
+
+def test_resume_is_no_interruption_with_an_average(make_trainer, tmp_path):
+    optim = {"ema": 0.5, "schedule": "wsd", "layer_decay": {"language": 0.7}}
+    straight = make_trainer(tmp_path / "straight", optim=optim)
+    straight.run()
+    with pytest.raises(Killed):
+        make_trainer(tmp_path / "killed", optim=optim, after_step=killed_after(3)).run()
+    resumed = make_trainer(tmp_path / "killed", optim=optim)
+    resumed.run()
+    assert same(weights(straight), weights(resumed))
+    last = weights(resumed)
+    with averaged(straight.optimizer), averaged(resumed.optimizer):
+        assert same(weights(straight), weights(resumed))
+        assert not same(weights(resumed), last)
 
 
 def test_frozen_parts_do_not_move(make_trainer, make_model, tmp_path):

@@ -1,18 +1,13 @@
-"""What we ask of a language model beyond what transformers gives: new token rows, logits where they are wanted, LoRA.
+"""What we ask of a language model beyond what transformers gives: new token rows, logits where they are wanted.
 
 Works for any causal language model of transformers; no architecture is named. Knows nothing of images.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import cast
 
 import torch
 from jaxtyping import Float, Int
-from peft import LoraConfig as PeftLoraConfig
-from peft import inject_adapter_in_model
-from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -22,16 +17,6 @@ NEW_ROW_STD = 0.02
 """Standard deviation of new token rows (spec 1.4)."""
 POSITIONS_PER_CHUNK = 1024
 """Positions whose logits exist at the same time: 130 MB in float32 for 32,000 tokens."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoraConfig:
-    """Low-rank adapters on every linear layer of the language model but its head. Not published for xGen-MM: ours."""
-
-    rank: int = 16
-    alpha: int = 32
-    """The adapter's output is scaled by alpha / rank."""
-    dropout: float = 0.0
 
 
 @torch.no_grad()
@@ -86,56 +71,3 @@ def target_logps(
     if len(chunks) == 1:
         return chunk_logps(*chunks[0])
     return torch.cat([checkpoint(chunk_logps, *chunk, use_reentrant=False) for chunk in chunks])
-
-
-def lora_layers(model: nn.Module) -> dict[str, LoraLinear]:
-    """The layers that carry a LoRA adapter, by name; empty without LoRA."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, LoraLinear)}
-
-
-def add_lora(language_model: PreTrainedModel, config: LoraConfig) -> None:
-    """Put an adapter that does nothing yet on every linear layer but the head."""
-    settings = PeftLoraConfig(
-        r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules="all-linear"
-    )
-    inject_adapter_in_model(settings, language_model)
-
-
-@contextmanager
-def lora_off(model: nn.Module) -> Iterator[None]:
-    """The model as it was before LoRA, for as long as the context lasts."""
-    layers = list(lora_layers(model).values())
-    for layer in layers:
-        layer.enable_adapters(False)
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.enable_adapters(True)
-
-
-@torch.no_grad()
-def merged_state(model: nn.Module) -> dict[str, Tensor]:
-    """The model's state with every adapter added to its layer, under the names that the layers had before LoRA.
-
-    A merged weight is float32: added to a bfloat16 weight, most of a small change would be rounded away. The model
-    itself is not changed.
-    """
-    adapted = lora_layers(model)
-    state: dict[str, Tensor] = {}
-    for name, value in model.state_dict().items():
-        owner, _, leaf = name.rpartition(".base_layer.")
-        if owner in adapted:
-            layer = adapted[owner]
-            if leaf == "weight":
-                deltas = (layer.get_delta_weight(adapter).float() for adapter in layer.active_adapters)
-                value = sum(deltas, start=value.float())
-            state[f"{owner}.{leaf}"] = value
-        elif not _is_adapter_weight(name, adapted):
-            state[name] = value
-    return state
-
-
-def _is_adapter_weight(name: str, adapted: Mapping[str, LoraLinear]) -> bool:
-    owner, separator, _ = name.partition(".lora_")
-    return bool(separator) and owner in adapted

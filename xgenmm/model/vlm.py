@@ -8,8 +8,9 @@
 """
 
 import copy
+import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from typing import Any, Literal
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int
+from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 from transformers import (
     AutoModel,
@@ -31,7 +33,8 @@ from transformers.modeling_outputs import ModelOutput
 from xgenmm.model.branching import branch_mask, branch_positions
 from xgenmm.model.configuration import XGenMMConfig
 from xgenmm.model.feature_cache import FeatureCache
-from xgenmm.model.language import LoraConfig, add_lora, lora_layers, lora_off, target_logps
+from xgenmm.model.language import head_of, target_logps
+from xgenmm.model.lora import LoraConfig, add_lora, does_nothing, lora_layers, lora_off
 from xgenmm.model.regroup import regroup
 from xgenmm.model.resampler import PerceiverResampler
 from xgenmm.model.splice import splice
@@ -244,32 +247,41 @@ class XGenMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
     # ------------------------------------------------------------------ what trains
 
     def set_trainable(
-        self, *, vision: bool, resampler: bool, language: bool | Literal["lora"], lora: LoraConfig | None = None
+        self,
+        *,
+        vision: bool | Literal["lora"],
+        resampler: bool | Literal["lora"],
+        language: bool | Literal["lora"],
+        lora: LoraConfig | None = None,
     ) -> dict[str, PartCount]:
-        """Say of every part whether it trains, and log it. A frozen vision encoder stays in evaluation mode.
+        """Say of every part whether all of it trains, nothing of it, or LoRA adapters on it, and log it.
+
+        A frozen vision encoder stays in evaluation mode.
 
         Args:
             vision: The vision encoder (its unused pooling head never trains).
             resampler: The resampler.
-            language: The language model with its embeddings: all of it, none of it, or LoRA adapters on it.
-            lora: Size of the adapters, if they are asked for and not there yet.
+            language: The language model with its embeddings.
+            lora: Size of the adapters, where they are asked for and not there yet.
 
         Raises:
-            ValueError: LoRA is there, but the whole language model shall train: save and load first, which merges.
+            ValueError: A part carries LoRA, but shall train as a whole: save and load first, which merges. Or it has no
+                layer that could carry LoRA.
         """
-        adapted = bool(lora_layers(self.language_model))
-        if language is True and adapted:
-            raise ValueError("the language model carries LoRA adapters: save and load it before training all of it")
-        if language == "lora" and not adapted:
-            add_lora(self.language_model, lora or LoraConfig())
-        self.vision_encoder.requires_grad_(vision)
-        for name in encoder_entry(self.config.vision_config).unused:
-            self.vision_encoder.get_submodule(name).requires_grad_(False)
-        self.vision_tokenizer.requires_grad_(resampler)
-        self.language_model.requires_grad_(language is True)
-        if language == "lora":
-            for layer in lora_layers(self.language_model).values():
-                layer.enable_adapters(True)
+        unused = [self.vision_encoder.get_submodule(name) for name in encoder_entry(self.config.vision_config).unused]
+        spared = {"vision": unused, "resampler": [], "language": [head_of(self.language_model)]}
+        for part, mode in {"vision": vision, "resampler": resampler, "language": language}.items():
+            module = self.get_submodule(PARTS[part])
+            if mode is True and lora_layers(module):
+                raise ValueError(f"{PARTS[part]} carries LoRA adapters: save and load it before training all of it")
+            if mode == "lora" and not lora_layers(module):
+                add_lora(module, lora or LoraConfig(), spared[part])
+            module.requires_grad_(mode is True)
+            if mode == "lora":
+                for layer in lora_layers(module).values():
+                    layer.enable_adapters(True)
+        for module in unused:
+            module.requires_grad_(False)
         self.train(self.training)
         counts = self.parameter_table()
         for part, count in counts.items():
@@ -310,23 +322,28 @@ class XGenMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.feature_cache = None if directory is None else FeatureCache(directory, self.vision_encoder)
 
     def frozen_reference(self) -> Callable[..., XGenMMOutput]:
-        """The model as it is now, to be called like the model: what a preference objective compares with.
+        """The model as it is now, in evaluation mode, to be called like the model: what preferences compare with.
 
-        Where only LoRA trains, it is this model with the adapters off, and costs nothing. Otherwise what trains is
-        copied, so it must be asked for before the first step, and before the weights of a resumed run are loaded.
+        Where only adapters train that do nothing yet, it is this model with them off, and costs nothing. Otherwise what
+        trains is copied, so it must be asked for before the first step, and before the weights of a resumed run are
+        loaded.
         """
-        adapters = {id(p) for name, p in self.named_parameters() if ".lora_" in name}
-        trainable = {id(p) for p in self.parameters() if p.requires_grad}
-        if trainable <= adapters:
-            return self._without_lora
+        fresh = [layer for layer in lora_layers(self).values() if does_nothing(layer)]
+        removable = {id(p) for layer in fresh for p in layer.parameters()}
+        if all(id(p) in removable for p in self.parameters() if p.requires_grad):
+            return functools.partial(self._without_lora, fresh)
         shared: dict[int, Any] = {id(p): p for p in self.parameters() if not p.requires_grad}
         if self.feature_cache is not None:
             shared[id(self.feature_cache)] = self.feature_cache
         return copy.deepcopy(self, memo=shared).requires_grad_(False).eval()
 
-    def _without_lora(self, *args: Any, **kwargs: Any) -> XGenMMOutput:
-        with lora_off(self.language_model):
-            return self(*args, **kwargs)
+    def _without_lora(self, layers: Sequence[LoraLinear], *args: Any, **kwargs: Any) -> XGenMMOutput:
+        training = self.training
+        try:
+            with lora_off(layers):
+                return self.eval()(*args, **kwargs)
+        finally:
+            self.train(training)
 
 
 def count_parameters(config: XGenMMConfig) -> dict[str, int]:

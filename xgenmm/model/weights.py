@@ -27,7 +27,8 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from xgenmm.model.configuration import XGenMMConfig
-from xgenmm.model.language import add_token_rows, embedding_table, merged_state
+from xgenmm.model.language import add_token_rows, embedding_table
+from xgenmm.model.lora import merged_state
 from xgenmm.model.regroup import Regroup
 from xgenmm.model.resampler import ResamplerConfig
 from xgenmm.model.vision import encoder_entry

@@ -1,7 +1,10 @@
-"""What an optimizer step does: AdamW with a learning rate per part, warm-up and decay, one clip per step."""
+"""What an optimizer step does: AdamW with learning rates by part and depth, a schedule, one clip, a moving average."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -20,22 +23,43 @@ class OptimConfig:
     """Highest learning rate."""
     part_lr: dict[str, float] = field(default_factory=dict)
     """Another highest learning rate for `vision`, `resampler` or `language`."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """What follows the warm-up."""
+    layer_decay: dict[str, float] = field(default_factory=dict)
+    """By part: how the rate falls per layer from its output down to its input, so that what reads raw data moves least.
+    Between 0 and 1; 1 is no decay.
+    """
+    schedule: Literal["cosine", "wsd", "linear", "constant"] = "cosine"
+    """What follows the warm-up: half a cosine, a long plateau with a short straight decay at the end
+    (warm-up, stable, decay), a straight line, or nothing.
+    """
     warmup_steps: int = 0
     """Steps over which the learning rate rises in equal parts."""
+    decay_steps: int | None = None
+    """For `wsd`: length of the decay at the end; by default a tenth of all steps."""
     floor: float = 0.1
-    """Where the cosine ends, as a share of the highest rate."""
+    """Where the decay ends, as a share of the highest rate."""
     weight_decay: float = 0.0
     """On all that trains, biases and norms included, as in the reference (spec 1.5)."""
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     clip: float = 1.0
     """Largest norm of a step's gradient; longer ones are shortened to it."""
+    ema: float | None = None
+    """Keep a moving average of what trains, with this share of the old average in every step (0.999, say). It is then
+    what is evaluated, and what the stage's weights hold.
+    """
+
+    def __post_init__(self) -> None:
+        for part, decay in self.layer_decay.items():
+            if not 0 < decay <= 1:
+                raise ConfigError(f"optim.layer_decay.{part}: {decay} must be above 0 and at most 1")
+        if self.ema is not None and not 0 <= self.ema < 1:
+            raise ConfigError(f"optim.ema: {self.ema} must be at least 0 and below 1")
+        if self.decay_steps is not None and (self.schedule != "wsd" or self.decay_steps < 1):
+            raise ConfigError("optim.decay_steps: at least 1, and only with the schedule wsd")
 
 
 def build_optimizer(config: OptimConfig, model: nn.Module, parts: Mapping[str, str]) -> torch.optim.AdamW:
-    """AdamW over what trains, one group per part, named after it.
+    """AdamW over what trains: one group per part, named after it, or one per layer of a part with `layer_decay`.
 
     Args:
         config: Learning rates and the rest.
@@ -43,21 +67,44 @@ def build_optimizer(config: OptimConfig, model: nn.Module, parts: Mapping[str, s
         parts: Name of a part -> its submodule's name in `model`.
 
     Raises:
-        ConfigError: Nothing trains, or `part_lr` names no part.
+        ConfigError: Nothing trains, or a setting names no part.
     """
-    for name in config.part_lr:
-        if name not in parts:
-            raise ConfigError(f'optim.part_lr: there is no part "{name}"; {nearest(name, parts)}')
+    for setting, names in (("part_lr", config.part_lr), ("layer_decay", config.layer_decay)):
+        for name in names:
+            if name not in parts:
+                raise ConfigError(f'optim.{setting}: there is no part "{name}"; {nearest(name, parts)}')
     groups = []
     for part, module in parts.items():
-        trainable = [p for p in model.get_submodule(module).parameters() if p.requires_grad]
-        if trainable:
-            groups.append({"params": trainable, "name": part, "peak": config.part_lr.get(part, config.lr)})
+        peak = config.part_lr.get(part, config.lr)
+        for height, parameters in _by_height(model.get_submodule(module), config.layer_decay.get(part, 1.0) < 1):
+            share = config.layer_decay[part] ** height if height else 1.0
+            groups.append({"params": parameters, "name": part, "peak": peak * share})
     if not groups:
         raise ConfigError(f"nothing trains: set one of {', '.join(parts)} under `train`")
     return torch.optim.AdamW(
         groups, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay, fused=True
     )
+
+
+def _by_height(part: nn.Module, layered: bool) -> list[tuple[int, list[nn.Parameter]]]:
+    """What trains in a part, by the number of layers between it and the part's output, the output's own first.
+
+    The layers are the longest numbered list in the part. What is declared before it (embeddings, latents) is below all
+    layers, what is declared after it (last norm, head) above.
+    """
+    numbered = [re.match(r"(|.*?\.)(\d+)\.", name) for name, _ in part.named_parameters()]
+    lengths = Counter(prefix for prefix, _ in dict.fromkeys(match.groups() for match in numbered if match))
+    layers, num_layers = lengths.most_common(1)[0] if lengths else ("", 0)
+    groups: defaultdict[int, list[nn.Parameter]] = defaultdict(list)
+    height = num_layers + 1 if layered else 0
+    for parameter, match in zip(part.parameters(), numbered, strict=True):
+        if layered and match and match[1] == layers:
+            height = num_layers - int(match[2])
+        elif height <= num_layers:
+            height = 0
+        if parameter.requires_grad:
+            groups[height].append(parameter)
+    return sorted(groups.items())
 
 
 def lr_share(config: OptimConfig, step: int, steps: int) -> float:
@@ -69,17 +116,26 @@ def lr_share(config: OptimConfig, step: int, steps: int) -> float:
     """
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
-    if config.schedule == "constant":
-        return 1.0
-    progress = (step - config.warmup_steps) / max(steps - config.warmup_steps, 1)
-    return config.floor + (1 - config.floor) * 0.5 * (1 + math.cos(math.pi * progress))
+    begin = config.warmup_steps
+    if config.schedule == "wsd":
+        begin = max(begin, steps - (config.decay_steps or math.ceil(steps / 10)))
+    progress = max(step - begin, 0) / max(steps - begin, 1)
+    falling = {
+        "cosine": 0.5 * (1 + math.cos(math.pi * progress)),
+        "wsd": 1 - progress,
+        "linear": 1 - progress,
+        "constant": 1.0,
+    }
+    return config.floor + (1 - config.floor) * falling[config.schedule]
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, share: float) -> dict[str, float]:
-    """Set every group to its share of the highest rate; rates by part."""
+    """Set every group to its share of its highest rate; the largest one of each part."""
+    rates: dict[str, float] = {}
     for group in optimizer.param_groups:
         group["lr"] = group["peak"] * share
-    return {group["name"]: group["lr"] for group in optimizer.param_groups}
+        rates[group["name"]] = max(group["lr"], rates.get(group["name"], 0.0))
+    return rates
 
 
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> Float[Tensor, ""]:
@@ -93,3 +149,40 @@ def scale_gradients(parameters: Sequence[nn.Parameter], factor: float) -> None:
     for parameter in parameters:
         if parameter.grad is not None:
             parameter.grad.mul_(factor)
+
+
+AVERAGE = "average"
+"""Where the optimizer's state of a parameter keeps its moving average: checkpoints then hold it without being told."""
+
+
+@torch.no_grad()
+def update_average(optimizer: torch.optim.Optimizer, decay: float) -> None:
+    """Move the average of every parameter towards its value. It begins with the value after the first step."""
+    for parameter, state in _moved(optimizer):
+        if AVERAGE in state:
+            state[AVERAGE].lerp_(parameter, 1 - decay)
+        else:
+            state[AVERAGE] = parameter.detach().clone()
+
+
+@contextmanager
+def averaged(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Parameters have their average values for as long as the context lasts; those without an average their own."""
+    pairs = [(parameter.data, state[AVERAGE]) for parameter, state in _moved(optimizer) if AVERAGE in state]
+    _swap(pairs)
+    try:
+        yield
+    finally:
+        _swap(pairs)
+
+
+def _moved(optimizer: torch.optim.Optimizer) -> list[tuple[Tensor, dict[str, Tensor]]]:
+    """Parameters that have ever had a gradient, and their state."""
+    return [(parameter, state) for parameter, state in optimizer.state.items() if state]
+
+
+def _swap(pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
+    for one, other in pairs:
+        held = one.clone()
+        one.copy_(other)
+        other.copy_(held)

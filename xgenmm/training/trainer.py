@@ -37,6 +37,7 @@ from xgenmm.training.optim import (
     lr_share,
     scale_gradients,
     set_learning_rates,
+    update_average,
 )
 from xgenmm.training.precision import Precision, autocast
 from xgenmm.types import Batch
@@ -208,6 +209,8 @@ class Trainer:
         clip = min(1.0, self.config.optim.clip / (norm + 1e-6))
         scale_gradients(self.parameters, clip / sums.count)
         self.optimizer.step()
+        if self.config.optim.ema is not None:
+            update_average(self.optimizer, self.config.optim.ema)
         return norm
 
     def count(self, step: Step, seconds: float) -> None:

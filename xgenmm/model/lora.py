@@ -1,0 +1,105 @@
+"""LoRA on any part of the model: put on, turned off for a reference, merged on the way out. The adapters are peft's."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from peft import LoraConfig as PeftLoraConfig
+from peft import inject_adapter_in_model
+from peft.tuners.lora import Linear as LoraLinear
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """Low-rank adapters on every linear layer of a part, but the language model's head. Not published for xGen-MM:
+    ours.
+    """
+
+    rank: int = 16
+    alpha: int = 32
+    """The adapter's output is scaled by alpha / rank."""
+    dropout: float = 0.0
+
+
+def add_lora(part: nn.Module, config: LoraConfig, spared: Iterable[nn.Module] = ()) -> None:
+    """Put an adapter that does nothing yet on every linear layer.
+
+    Args:
+        part: The vision encoder, the resampler or the language model.
+        config: Size of the adapters.
+        spared: Modules of the part that get none.
+
+    Raises:
+        ValueError: The part has no linear layer.
+    """
+    without = {id(inner) for module in spared for inner in module.modules()}
+    names = [
+        name
+        for name, module in part.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and id(module) not in without
+    ]
+    if not names:
+        raise ValueError(
+            f"{type(part).__name__} has no linear layer that could carry LoRA: train all of it, or nothing"
+        )
+    settings = PeftLoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=names,
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in part.modules()),
+    )
+    inject_adapter_in_model(settings, part)
+
+
+def lora_layers(model: nn.Module) -> dict[str, LoraLinear]:
+    """The layers that carry an adapter, by name; empty without LoRA."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, LoraLinear)}
+
+
+def does_nothing(layer: LoraLinear) -> bool:
+    """Whether a layer's adapter is still as it was born: its second half is 0."""
+    return not any(bool(second.get_parameter("weight").any()) for second in layer.lora_B.children())
+
+
+@contextmanager
+def lora_off(layers: Iterable[LoraLinear]) -> Iterator[None]:
+    """These layers as they were before LoRA, for as long as the context lasts."""
+    layers = list(layers)
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+
+
+@torch.no_grad()
+def merged_state(model: nn.Module) -> dict[str, Tensor]:
+    """The model's state with every adapter added to its layer, under the names that the layers had before LoRA.
+
+    A merged weight is float32: added to a bfloat16 weight, most of a small change would be rounded away. The model
+    itself is not changed.
+    """
+    adapted = lora_layers(model)
+    state: dict[str, Tensor] = {}
+    for name, value in model.state_dict().items():
+        owner, _, leaf = name.rpartition(".base_layer.")
+        if owner in adapted:
+            layer = adapted[owner]
+            if leaf == "weight":
+                deltas = (layer.get_delta_weight(adapter).float() for adapter in layer.active_adapters)
+                value = sum(deltas, start=value.float())
+            state[f"{owner}.{leaf}"] = value
+        elif not _is_adapter_weight(name, adapted):
+            state[name] = value
+    return state
+
+
+def _is_adapter_weight(name: str, adapted: Mapping[str, LoraLinear]) -> bool:
+    owner, separator, _ = name.partition(".lora_")
+    return bool(separator) and owner in adapted
