@@ -204,9 +204,7 @@ def _stack(blocks: Blocks, mode: Mode, rank: int, *, learns: bool, below: bool) 
     own, lora = Passes(), Passes()
     for linear in blocks.linears:
         matrix, adapter = _matrix(linear, mode, rank, below=learns)
-        first, first_adapter = (
-            _matrix(linear, mode, rank, below=below) if linear in blocks.first else (matrix, adapter)
-        )
+        first, first_adapter = _matrix(linear, mode, rank, below=below) if linear in blocks.first else (matrix, adapter)
         own += matrix * (blocks.layers - 1) + first
         lora += adapter * (blocks.layers - 1) + first_adapter
     return own, lora

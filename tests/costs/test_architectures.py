@@ -7,7 +7,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 import xgenmm.model.vision  # noqa: F401  (tells AutoConfig of our own encoder)
 from xgenmm.config import ConfigError
-from xgenmm.costs.shapes import FAMILIES, ResamplerShape, language_shape, vision_shape
+from xgenmm.costs.architectures import FAMILIES, language_shape, vision_shape
+from xgenmm.costs.shapes import ResamplerShape
 from xgenmm.model.resampler import PerceiverResampler, ResamplerConfig
 
 ENCODERS = ("siglip_vision_model", "clip_vision_model", "dinov2", "dinov2_with_registers", "efficientnet_lite_grid")
