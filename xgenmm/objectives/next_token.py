@@ -5,14 +5,7 @@ They differ in their data and in what trains, not in code.
 
 from dataclasses import dataclass
 
-from xgenmm.objectives.objective import (
-    Model,
-    Objective,
-    ObjectiveOutput,
-    documents_of_targets,
-    sums_of,
-    target_logps,
-)
+from xgenmm.objectives.objective import Model, Objective, ObjectiveOutput, row_sums, target_logps
 from xgenmm.types import Batch
 
 
@@ -27,11 +20,12 @@ class NextTokenConfig:
 
 def next_token(model: Model, batch: Batch) -> ObjectiveOutput:
     """Sum of -log p over the supervised tokens of the batch, and their number."""
-    logps, documents = target_logps(model, batch), documents_of_targets(batch)
+    logps, rows = target_logps(model, batch)
+    num_rows = len(batch.input_ids)
     return ObjectiveOutput(
         loss=-logps.sum(),
         count=len(logps),
         figures={},
-        document_losses=sums_of(-logps.detach(), documents, len(batch.ids)),
-        document_counts=documents.bincount(minlength=len(batch.ids)),
+        row_losses=row_sums(-logps.detach(), rows, num_rows),
+        row_counts=rows.bincount(minlength=num_rows),
     )
