@@ -26,8 +26,9 @@ from xgenmm.model.configuration import XGenMMConfig
 from xgenmm.model.resampler import ResamplerConfig
 from xgenmm.model.vlm import XGenMMForConditionalGeneration
 from xgenmm.model.weights import ModelConfig, generation_settings
+from xgenmm.processor.packing import pack
 from xgenmm.processor.processor import ProcessorConfig, XGenMMProcessor
-from xgenmm.types import IGNORE_INDEX, Batch, Picture
+from xgenmm.types import IGNORE_INDEX, Batch, Example, Picture
 
 TILE = 28
 """Side of a toy tile in pixels: 2 x 2 patches of 14."""
@@ -128,44 +129,49 @@ def make_toy_model(family: str = "phi3", **settings: str | int) -> XGenMMForCond
     return model
 
 
-def make_batch(layouts: list[list[tuple[int, int, int, int]]], length: int = 40, seed: int = 0) -> Batch:
-    """A right-padded batch: one list of image layouts per row (none: a text-only row); row i is i tokens shorter than
-    `length`.
+def make_examples(layouts: list[list[tuple[int, int, int, int]]], length: int = 40, seed: int = 0) -> list[Example]:
+    """One example per list of image layouts (none: text only); example i is i tokens shorter than `length`.
 
     Each image's placeholders follow two text tokens. Every second text token is supervised.
     """
     generator = torch.Generator().manual_seed(seed)
-    rows: list[Tensor] = []
+    examples = []
     for number, images in enumerate(layouts):
-        row = torch.randint(0, 256, (length - number,), generator=generator)
+        ids = torch.randint(0, 256, (length - number,), generator=generator)
         start = 2
         for grid_rows, grid_cols, _, _ in images:
             count = (1 + grid_rows * grid_cols) * LATENTS
-            row[start : start + count] = IMAGE_TOKEN
+            ids[start : start + count] = IMAGE_TOKEN
             start += count + 2
-        assert start <= len(row), "the row is too short for its images"
-        rows.append(row)
-    input_ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=256)
-    attention_mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
-    labels = torch.full_like(input_ids, IGNORE_INDEX)
-    labels[:, :-1] = input_ids[:, 1:]
-    supervised = (labels != IMAGE_TOKEN) & (torch.arange(length) % 2 == 0)
-    supervised[:, :-1] &= attention_mask[:, 1:].bool()
-    images = [layout for row in layouts for layout in row]
-    tiles = sum(1 + grid_rows * grid_cols for grid_rows, grid_cols, _, _ in images)
-    return Batch(
-        ids=tuple(f"row{i}" for i in range(len(rows))),
-        input_ids=input_ids,
-        labels=labels.masked_fill(~supervised, IGNORE_INDEX),
-        attention_mask=attention_mask,
-        pixel_values=torch.rand(tiles, 3, TILE, TILE, generator=generator) * 2 - 1,
-        image_layouts=torch.tensor(images, dtype=torch.long).reshape(-1, 4),
-    )
+        assert start <= len(ids), "the row is too short for its images"
+        labels = torch.full_like(ids, IGNORE_INDEX)
+        supervised = (ids[1:] != IMAGE_TOKEN) & (torch.arange(len(ids) - 1) % 2 == 0)
+        labels[:-1][supervised] = ids[1:][supervised]
+        tiles = sum(1 + grid_rows * grid_cols for grid_rows, grid_cols, _, _ in images)
+        examples.append(
+            Example(
+                id=f"row{number}",
+                input_ids=ids,
+                labels=labels,
+                pixel_values=torch.rand(tiles, 3, TILE, TILE, generator=generator) * 2 - 1,
+                image_layouts=torch.tensor(images, dtype=torch.long).reshape(-1, 4),
+            )
+        )
+    return examples
 
 
-def model_inputs(batch: Batch) -> dict[str, Tensor]:
-    """The batch as arguments of the model's forward, without targets."""
-    return {name: getattr(batch, name) for name in ("input_ids", "attention_mask", "pixel_values", "image_layouts")}
+def make_batch(layouts: list[list[tuple[int, int, int, int]]], length: int = 40, seed: int = 0) -> Batch:
+    """The examples of `make_examples` in one packed row."""
+    return pack(make_examples(layouts, length, seed), pad_id=256)
+
+
+def alone(example: Example) -> dict[str, Tensor]:
+    """An example as arguments of the model's forward by itself, in the way of Hugging Face."""
+    return {
+        "input_ids": example.input_ids[None],
+        "pixel_values": example.pixel_values,
+        "image_layouts": example.image_layouts,
+    }
 
 
 def make_processor(

@@ -102,15 +102,45 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Padded rows for one forward pass. Images stand in the order of their placeholders, row after row."""
+    """Documents one behind the other, nothing between them, for one forward pass: a packed row.
+
+    No document sees another, and positions restart with each; so every token gets what it would get if its document
+    were alone. Images stand in the order of their placeholders.
+    """
 
     ids: tuple[str, ...]
-    """Sample id of each row."""
+    """Sample id of each document."""
+    input_ids: Int[Tensor, " L"]
+    labels: Int[Tensor, " L"]
+    documents: Int[Tensor, " L"]
+    """The document in which each position stands, as an index into `ids`; -1 at padding, which stands at the end."""
+    position_ids: Int[Tensor, " L"]
+    """Position within the document; a branch counts on from the end of its trunk."""
+    pixel_values: Float[Tensor, "T 3 S S"]
+    image_layouts: Int[Tensor, "N 4"]
+    branches: Int[Tensor, " L"] | None = None
+    """See `Example`; None where no document has branches."""
+
+    def inputs(self) -> dict[str, Tensor | None]:
+        """The arguments of a model's forward pass without targets: this row is a batch of one."""
+        return {
+            "input_ids": self.input_ids[None],
+            "position_ids": self.position_ids[None],
+            "documents": self.documents,
+            "branches": self.branches,
+            "pixel_values": self.pixel_values,
+            "image_layouts": self.image_layouts,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaddedBatch:
+    """Rows of one width: for generation and for the Hugging Face interface. Images in the order of their placeholders,
+    row after row.
+    """
+
     input_ids: Int[Tensor, "B L"]
-    labels: Int[Tensor, "B L"]
     attention_mask: Int[Tensor, "B L"]
     """1 at tokens, 0 at padding."""
     pixel_values: Float[Tensor, "T 3 S S"]
     image_layouts: Int[Tensor, "N 4"]
-    branches: Int[Tensor, "B L"] | None = None
-    """See `Example`; None where no row has branches. Padding belongs to the trunk and is masked."""

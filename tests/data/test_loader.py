@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from xgenmm.config import ConfigError
-from xgenmm.data.loader import BatchConfig, Loader, SourceConfig
+from xgenmm.data.loader import BatchConfig, Loader, SourceConfig, keyed
 from xgenmm.data.quarantine import DataError, Fault, Quarantine, read_lines
 from xgenmm.data.report import Tally, add_tallies, check_losses, data_report
 from xgenmm.types import IGNORE_INDEX
@@ -46,8 +46,13 @@ def same(one, other):
         torch.equal(getattr(a, name), getattr(b, name))
         for s, t in zip(one, other, strict=True)
         for a, b in zip(s.batches, t.batches, strict=True)
-        for name in ("input_ids", "labels", "attention_mask", "pixel_values", "image_layouts")
+        for name in ("input_ids", "labels", "documents", "position_ids", "pixel_values", "image_layouts")
     )
+
+
+def test_keyed_is_the_same_in_every_process():
+    # `printf "(1, 2, 'a')" | b2sum -l 64`; hash() of a text would be another number in every process
+    assert keyed(1, 2, "a") == 0x3BDEDD32EDD00F9B
 
 
 def test_every_epoch_holds_every_row_once_in_another_order(make):
@@ -113,27 +118,22 @@ def test_micro_batches_cut_a_step_and_do_not_change_it(make, window):
 
 
 def test_a_window_brings_like_lengths_together_and_loses_nothing(make):
-    def padding(steps):
-        masks = [batch.attention_mask for step in steps for batch in step.batches]
-        return 1 - sum(int(m.sum()) for m in masks) / sum(m.numel() for m in masks)
+    def spread(steps):
+        return sum(float(batch.documents.bincount().float().std()) for step in steps for batch in step.batches)
 
-    mixed = list(make("pairs", "documents", size=8, pad_to=1).steps(0, 8))
-    sorted_ = list(make("pairs", "documents", size=8, pad_to=1, window=8).steps(0, 8))
+    mixed = list(make("pairs", "documents", size=8).steps(0, 8))
+    sorted_ = list(make("pairs", "documents", size=8, window=8).steps(0, 8))
     assert sorted(flat(mixed)) == sorted(flat(sorted_))
-    assert padding(sorted_) < padding(mixed) / 3
+    assert spread(sorted_) < spread(mixed) / 3
 
 
-def test_lengths_are_padded_to_a_multiple(make):
-    assert {b.input_ids.shape[1] % 16 for step in make("talks", pad_to=16).steps(0, 4) for b in step.batches} == {0}
-
-
-def test_a_preference_is_one_row_with_the_chosen_answer_in_its_first_branch(make):
+def test_a_preference_is_one_document_with_the_chosen_answer_in_its_first_branch(make):
     step = next(iter(make("preferences", pairs=True, size=3).steps(0, 1)))
     (batch,) = step.batches
     assert len(batch.ids) == 3
     supervised = batch.labels != IGNORE_INDEX
-    for labels, branches in zip(supervised, batch.branches, strict=True):
-        assert set(branches[labels].tolist()) == {1, 2}
+    for document in range(3):
+        assert set(batch.branches[supervised & (batch.documents == document)].tolist()) == {1, 2}
 
 
 def broken_talks(tmp_path, toy_folder):
@@ -176,12 +176,12 @@ def test_a_step_of_bad_rows_only_is_empty(make, tmp_path, toy_folder):
 
 
 def test_tallies_count_every_position(make, toy_processor):
-    step = next(iter(make("talks", "documents", size=12, pad_to=1).steps(0, 1)))
+    step = next(iter(make("talks", "documents", size=12).steps(0, 1)))
     (batch,) = step.batches
     total = Tally()
     for tally in step.tallies.values():
         total.add(tally)
-    assert total.tokens == int(batch.attention_mask.sum())
+    assert total.tokens == len(batch.documents)
     assert total.vision_tokens == int((batch.input_ids == toy_processor.image_token_id).sum())
     assert total.supervised_tokens == int((batch.labels != IGNORE_INDEX).sum())
     assert total.samples == 12

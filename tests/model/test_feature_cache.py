@@ -3,7 +3,7 @@
 import pytest
 import torch
 from safetensors.torch import load_file
-from toy import make_batch, make_toy_model, model_inputs
+from toy import make_batch, make_toy_model
 
 from xgenmm.model import feature_cache
 from xgenmm.model.feature_cache import FeatureCache, fingerprint
@@ -121,7 +121,7 @@ def test_autocast_does_not_reach_the_cache(encoder, tmp_path):
 def test_the_model_trains_on_cached_features(toy_model, tmp_path, calls):
     toy_model.set_trainable(vision=False, resampler=True, language=False)
     batch = make_batch([[(1, 2, 30, 40)], [(0, 0, 9, 9)]])
-    inputs = {**model_inputs(batch), "targets": batch.labels}
+    inputs = {**batch.inputs(), "targets": batch.labels[None]}
     live = toy_model(**inputs).logps
     toy_model.use_feature_cache(tmp_path)
     for _ in range(2):

@@ -4,12 +4,13 @@ import dataclasses
 
 import pytest
 import torch
-from toy import IMAGE_TOKEN, LATENTS, make_batch, make_toy_model, model_inputs, toy_config
+from toy import IMAGE_TOKEN, LATENTS, alone, make_batch, make_examples, make_toy_model, toy_config
 from transformers import Phi3Config, SiglipVisionConfig
 
 from xgenmm.model.configuration import XGenMMConfig
 from xgenmm.model.lora import LoraConfig
 from xgenmm.model.vlm import PartCount, count_parameters
+from xgenmm.processor.collate import collate
 from xgenmm.types import IGNORE_INDEX
 
 ONE, GRID, WIDE = (0, 0, 30, 30), (2, 2, 48, 64), (1, 2, 30, 40)
@@ -69,7 +70,7 @@ def test_the_vision_tower_is_transformers_own(toy_model):
 
 def test_embeddings_are_text_and_vision_tokens_in_their_places(toy_model):
     batch = make_batch(MIXED)
-    embedded = toy_model.embed(batch.input_ids, batch.pixel_values, batch.image_layouts)
+    (embedded,) = toy_model.embed(batch.input_ids[None], batch.pixel_values, batch.image_layouts)
     placeholders = batch.input_ids == IMAGE_TOKEN
     text = toy_model.get_input_embeddings()(batch.input_ids)
     assert torch.equal(embedded[~placeholders], text[~placeholders])
@@ -116,13 +117,12 @@ def test_strips_and_tiles_are_two_models():
 def test_logps_at_supervised_positions_are_those_of_all_logits(family, regroup):
     model = make_toy_model(family, regroup=regroup)
     batch = make_batch(MIXED)
-    full = model(**model_inputs(batch)).logits.log_softmax(-1)
-    output = model(**model_inputs(batch), targets=batch.labels)
-    rows, columns = (batch.labels != IGNORE_INDEX).nonzero(as_tuple=True)
-    expected = full[rows, columns, batch.labels[rows, columns]]
+    full = model(**batch.inputs()).logits.log_softmax(-1)
+    output = model(**batch.inputs(), targets=batch.labels[None])
+    supervised = (batch.labels != IGNORE_INDEX).nonzero().flatten()
+    expected = full[0, supervised, batch.labels[supervised]]
     torch.testing.assert_close(output.logps, expected, rtol=0, atol=1e-5)
     assert output.logps.dtype == torch.float32
-    assert torch.equal(output.rows, rows)
     assert output.loss.item() == pytest.approx(-expected.mean().item(), abs=1e-5)
     assert output.logits is None
 
@@ -131,42 +131,35 @@ def test_the_head_is_computed_at_supervised_positions_only(toy_model):
     batch = make_batch(MIXED)
     seen = []
     toy_model.language_model.lm_head.register_forward_hook(lambda _m, _i, output: seen.append(tuple(output.shape)))
-    toy_model(**model_inputs(batch), targets=batch.labels)
+    toy_model(**batch.inputs(), targets=batch.labels[None])
     assert seen == [(int((batch.labels != IGNORE_INDEX).sum()), 288)]
 
 
-def test_rows_do_not_depend_on_each_other(toy_model):
-    """A mixed batch gives each row what it gets alone, without padding."""
-    batch = make_batch(MIXED)
-    logits = toy_model(**model_inputs(batch)).logits
-    tiles = images = 0
-    for row, layouts in enumerate(MIXED):
-        count = sum(1 + rows * cols for rows, cols, _, _ in layouts)
-        length = int(batch.attention_mask[row].sum())
-        alone = toy_model(
-            input_ids=batch.input_ids[row : row + 1, :length],
-            pixel_values=batch.pixel_values[tiles : tiles + count],
-            image_layouts=batch.image_layouts[images : images + len(layouts)],
-        ).logits
-        torch.testing.assert_close(logits[row, :length], alone[0], rtol=0, atol=1e-5)
-        tiles, images = tiles + count, images + len(layouts)
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padded_rows_do_not_depend_on_each_other(toy_model, side):
+    """A mixed batch in the way of Hugging Face gives each row what it gets alone, without padding."""
+    examples = make_examples(MIXED)
+    logits = toy_model(**vars(collate(examples, pad_id=256, side=side))).logits
+    for row, example in zip(logits, examples, strict=True):
+        length = len(example.input_ids)
+        own = row[:length] if side == "right" else row[-length:]
+        torch.testing.assert_close(own, toy_model(**alone(example)).logits[0], rtol=0, atol=1e-5)
 
 
 def test_the_image_matters(toy_model):
     batch = make_batch([[ONE]])
     other = dataclasses.replace(batch, pixel_values=-batch.pixel_values)
-    difference = toy_model(**model_inputs(batch)).logits - toy_model(**model_inputs(other)).logits
+    difference = toy_model(**batch.inputs()).logits - toy_model(**other.inputs()).logits
     assert difference[0, :2].abs().max() == 0  # tokens before the image have not seen it
     assert difference[0, -1].abs().max() > 1e-3
 
 
 def test_mismatch_of_placeholders_and_tiles(toy_model):
-    batch = make_batch([[ONE]])
-    inputs = model_inputs(batch)
+    inputs = alone(make_examples([[ONE]])[0])
     with pytest.raises(ValueError, match=r"3 image placeholders for 15 vision tokens: the processor must"):
         toy_model(**{**inputs, "pixel_values": torch.zeros(5, 3, 28, 28), "image_layouts": torch.tensor([GRID])})
     with pytest.raises(ValueError, match="3 image placeholders for 0 vision tokens"):
-        toy_model(input_ids=batch.input_ids)
+        toy_model(input_ids=inputs["input_ids"])
     with pytest.raises(ValueError, match="0 image placeholders for 3 vision tokens"):
         toy_model(**{**inputs, "input_ids": inputs["input_ids"].clamp(max=255)})
 
@@ -178,7 +171,7 @@ def test_forward_takes_ids_or_embeddings(toy_model):
 
 def test_nothing_supervised_gives_zero_and_no_nan(toy_model):
     batch = make_batch([[ONE]])
-    output = toy_model(**model_inputs(batch), targets=torch.full_like(batch.labels, IGNORE_INDEX))
+    output = toy_model(**batch.inputs(), targets=torch.full_like(batch.labels[None], IGNORE_INDEX))
     assert output.loss.item() == 0
     output.loss.backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in toy_model.parameters())
@@ -195,7 +188,7 @@ def test_gradients_reach_what_trains_and_nothing_else(toy_model, vision, resampl
         return
     toy_model.set_trainable(vision=vision, resampler=resampler, language=language, lora=LoraConfig(rank=2))
     batch = make_batch(MIXED)
-    toy_model(**model_inputs(batch), targets=batch.labels).loss.backward()
+    toy_model(**batch.inputs(), targets=batch.labels[None]).loss.backward()
     with_gradient = {name for name, p in toy_model.named_parameters() if p.grad is not None}
     trains = {"vision_encoder": vision, "vision_tokenizer": resampler, "language_model": language}
     expected = set()
@@ -244,12 +237,12 @@ def test_a_frozen_encoder_stays_in_evaluation_mode(toy_model):
 def test_frozen_parts_in_the_compute_type(toy_model):
     batch = make_batch(MIXED)
     toy_model.set_trainable(vision=False, resampler=True, language="lora", lora=LoraConfig(rank=2))
-    before = toy_model(**model_inputs(batch), targets=batch.labels).loss.item()
+    before = toy_model(**batch.inputs(), targets=batch.labels[None]).loss.item()
     toy_model.to_compute_dtype(torch.bfloat16)
     types = {name: (p.requires_grad, p.dtype) for name, p in toy_model.named_parameters()}
     assert set(types.values()) == {(True, torch.float32), (False, torch.bfloat16)}
     with torch.autocast("cpu", torch.bfloat16):
-        output = toy_model(**model_inputs(batch), targets=batch.labels)
+        output = toy_model(**batch.inputs(), targets=batch.labels[None])
     assert output.logps.dtype == torch.float32
     assert output.loss.item() == pytest.approx(before, rel=0.03)
     output.loss.backward()
@@ -274,7 +267,7 @@ def reference_case(language: bool | str, resampler: bool | str, vision: bool | s
     model = make_toy_model(family)
     model.set_trainable(vision=vision, resampler=resampler, language=language, lora=LoraConfig(rank=2))
     batch = make_batch(MIXED)
-    inputs = {**model_inputs(batch), "targets": batch.labels}
+    inputs = {**batch.inputs(), "targets": batch.labels[None]}
     before = model(**inputs).logps.detach()
     reference = model.frozen_reference()
     with torch.no_grad():
@@ -329,23 +322,13 @@ def test_the_reference_costs_nothing_with_lora_and_only_what_trains_otherwise():
 
 
 def test_generate_equals_repeated_forward(toy_model):
-    batch = make_batch([[ONE]], length=12)
-    inputs = model_inputs(batch)
+    inputs = alone(make_examples([[ONE]], length=12)[0])
     generated = toy_model.generate(**inputs, max_new_tokens=6, do_sample=False, eos_token_id=None, pad_token_id=256)
     ids = inputs["input_ids"]
     for _ in range(6):
-        step = {**inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        step = {**inputs, "input_ids": ids}
         ids = torch.cat([ids, toy_model(**step).logits[:, -1:].argmax(-1)], dim=1)
     assert generated.tolist() == ids.tolist()
-
-
-def test_eager_and_sdpa_agree():
-    batch = make_batch(MIXED)
-    model = make_toy_model()
-    before = model(**model_inputs(batch), targets=batch.labels).logps
-    model.language_model.set_attn_implementation("eager")
-    assert model.language_model.config._attn_implementation == "eager"
-    torch.testing.assert_close(model(**model_inputs(batch), targets=batch.labels).logps, before, rtol=0, atol=1e-5)
 
 
 def test_configuration_round_trip():

@@ -11,7 +11,6 @@ from toy import (
     VOCABULARY,
     make_batch,
     make_processor,
-    model_inputs,
     toy_text_config,
     toy_vision_config,
     write_backbones,
@@ -46,7 +45,7 @@ def build(tmp_path, family="phi3", prompt="phi3"):
 
 def inputs_for(processor):
     batch = make_batch([[(1, 2, 30, 40)], [], [(0, 0, 9, 9)]])
-    inputs = model_inputs(batch)
+    inputs = batch.inputs()
     inputs["input_ids"] = inputs["input_ids"].masked_fill(inputs["input_ids"] == 280, processor.image_token_id)
     return inputs
 

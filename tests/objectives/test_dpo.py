@@ -11,7 +11,9 @@ from toy import make_toy_model
 from xgenmm.model.lora import LoraConfig
 from xgenmm.objectives import OBJECTIVES
 from xgenmm.objectives.dpo import DpoConfig, dpo_loss
-from xgenmm.types import IGNORE_INDEX, Batch
+from xgenmm.processor.branching import branch
+from xgenmm.processor.packing import pack
+from xgenmm.types import IGNORE_INDEX, Batch, Example
 
 
 def test_one_pair_by_hand():
@@ -21,40 +23,37 @@ def test_one_pair_by_hand():
     assert loss.item() == pytest.approx(math.log(1 + math.exp(-0.5)))
 
 
-def preference_batch(pairs: list[tuple[list[int], list[int], list[int]]]) -> Batch:
-    """Rows of (prompt, chosen, rejected) as the processor and the collator give them: answers alone are supervised."""
+def preference_examples(pairs: list[tuple[list[int], list[int], list[int]]]) -> list[Example]:
+    """Pairs of (prompt, chosen, rejected) as the processor gives them: two examples each, answers alone supervised."""
     rows = [(prompt, answer) for prompt, chosen, rejected in pairs for answer in (chosen, rejected)]
-    length = max(len(prompt) + len(answer) for prompt, answer in rows)
-    input_ids = torch.full((len(rows), length), 256)
-    labels = torch.full_like(input_ids, IGNORE_INDEX)
-    attention_mask = torch.zeros_like(input_ids)
-    for row, (prompt, answer) in enumerate(rows):
-        input_ids[row, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
-        labels[row, len(prompt) - 1 : len(prompt) + len(answer) - 1] = torch.tensor(answer)
-        attention_mask[row, : len(prompt) + len(answer)] = 1
-    return Batch(
-        ids=tuple(str(row) for row in range(len(rows))),
-        input_ids=input_ids,
-        labels=labels,
-        attention_mask=attention_mask,
-        pixel_values=torch.zeros(0, 3, 28, 28),
-        image_layouts=torch.zeros(0, 4, dtype=torch.long),
-    )
+    return [
+        Example(
+            id=str(number),
+            input_ids=torch.tensor(prompt + answer),
+            labels=torch.tensor([IGNORE_INDEX] * (len(prompt) - 1) + answer + [IGNORE_INDEX]),
+            pixel_values=torch.zeros(0, 3, 28, 28),
+            image_layouts=torch.zeros(0, 4, dtype=torch.long),
+        )
+        for number, (prompt, answer) in enumerate(rows)
+    ]
+
+
+def preference_batch(pairs: list[tuple[list[int], list[int], list[int]]]) -> Batch:
+    return pack(preference_examples(pairs), pad_id=256)
 
 
 class FakeModel:
-    """Gives fixed log-probabilities: two tokens in the first row, one in the second."""
+    """Gives fixed log-probabilities: two tokens in the first answer, one in the second."""
 
     def __init__(self, policy: list[float], reference: list[float]) -> None:
         self.policy = torch.tensor(policy, requires_grad=True)
         self.reference = torch.tensor(reference)
-        self.rows = torch.tensor([0, 0, 1])
 
     def __call__(self, **_inputs: Tensor) -> SimpleNamespace:
-        return SimpleNamespace(logps=self.policy, rows=self.rows)
+        return SimpleNamespace(logps=self.policy)
 
     def frozen_reference(self):
-        return lambda **_inputs: SimpleNamespace(logps=self.reference, rows=self.rows)
+        return lambda **_inputs: SimpleNamespace(logps=self.reference)
 
 
 def test_the_objective_by_hand():
@@ -67,8 +66,8 @@ def test_the_objective_by_hand():
     assert output.figures == pytest.approx(
         {"reward_accuracy": 1, "reward_margin": 1, "chosen_reward": 0.5, "chosen_nll": 1.5}
     )
-    assert output.row_losses.tolist() == pytest.approx([output.loss.item(), 0])
-    assert output.row_counts.tolist() == [1, 0]
+    assert output.document_losses.tolist() == pytest.approx([output.loss.item(), 0])
+    assert output.document_counts.tolist() == [1, 0]
     output.loss.backward()
     # d/d chosen = -beta * sigmoid(-margin) - weight / tokens, d/d rejected = +beta * sigmoid(-margin)
     push = 0.5 / (1 + math.e)
@@ -138,19 +137,27 @@ def test_only_what_trains_gets_a_gradient():
         assert (parameter.grad is not None) == (".lora_" in name)
 
 
-def test_odd_rows_are_no_pairs():
+def test_pairs_in_branches_and_in_documents_are_the_same_and_may_share_a_row():
     model, objective = moved_model()
-    batch = preference_batch(PAIRS)
-    odd = Batch(
-        ids=batch.ids[:3],
-        input_ids=batch.input_ids[:3],
-        labels=batch.labels[:3],
-        attention_mask=batch.attention_mask[:3],
-        pixel_values=batch.pixel_values,
-        image_layouts=batch.image_layouts,
-    )
-    with pytest.raises(ValueError, match="3 rows make no pairs"):
-        objective(model, odd)
+    apart = preference_examples(PAIRS)
+    joined = [branch(apart[first : first + 2], placeholder=280) for first in range(0, 8, 2)]
+    expected = objective(model, pack(apart, pad_id=256))
+    for examples in (joined, [*joined[:2], *apart[4:6], joined[3]]):
+        found = objective(model, pack(examples, pad_id=256))
+        assert found.loss.item() == pytest.approx(expected.loss.item(), abs=1e-5)
+        assert found.figures == pytest.approx(expected.figures, abs=1e-4)
+        losses = found.document_losses[found.document_counts == 1]
+        torch.testing.assert_close(losses, expected.document_losses[0::2], rtol=0, atol=1e-5)
+
+
+def test_odd_documents_are_no_pairs():
+    model, objective = moved_model()
+    apart = preference_examples(PAIRS)
+    with pytest.raises(ValueError, match="3 documents without branches among 3 make no pairs"):
+        objective(model, pack(apart[:3], pad_id=256))
+    joined = branch(apart[:2], placeholder=280)
+    with pytest.raises(ValueError, match="2 documents without branches among 3 make no pairs"):
+        objective(model, pack([apart[2], joined, apart[3]], pad_id=256))
 
 
 @pytest.mark.filterwarnings("ignore")  # of trl and what it imports

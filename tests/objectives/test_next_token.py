@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from toy import make_batch, make_toy_model, model_inputs
+from toy import make_batch, make_examples, make_toy_model
 
 from xgenmm.objectives import OBJECTIVES
-from xgenmm.types import IGNORE_INDEX
+from xgenmm.processor.packing import pack
+from xgenmm.types import IGNORE_INDEX, Example
 
 MIXED = [[(2, 2, 48, 64)], [], [(0, 0, 30, 30), (1, 2, 30, 40)]]
 
@@ -18,10 +19,8 @@ def test_sum_of_cross_entropy_and_its_gradient(family):
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
     model.zero_grad()
-    logits = model(**model_inputs(batch)).logits
-    expected = torch.nn.functional.cross_entropy(
-        logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORE_INDEX, reduction="sum"
-    )
+    logits = model(**batch.inputs()).logits
+    expected = torch.nn.functional.cross_entropy(logits[0], batch.labels, ignore_index=IGNORE_INDEX, reduction="sum")
     expected.backward()
     assert output.loss.item() == pytest.approx(expected.item(), rel=1e-5)
     assert output.count == int((batch.labels != IGNORE_INDEX).sum())
@@ -33,17 +32,18 @@ def test_labels_are_aligned_and_not_shifted_again(toy_model):
     """transformers shifts the labels that it is given; ours are shifted already."""
     ids = torch.randint(0, 256, (2, 9))
     theirs = toy_model.language_model(input_ids=ids, labels=ids).loss
-    batch = make_batch([[], []], length=9)
     aligned = torch.cat([ids[:, 1:], torch.full((2, 1), IGNORE_INDEX)], dim=1)
-    batch = type(batch)(**{**vars(batch), "input_ids": ids, "labels": aligned, "attention_mask": torch.ones_like(ids)})
+    images = {"pixel_values": torch.empty(0, 3, 28, 28), "image_layouts": torch.empty(0, 4, dtype=torch.long)}
+    rows = zip(ids, aligned, strict=True)
+    batch = pack([Example(id="", input_ids=row, labels=labels, **images) for row, labels in rows], pad_id=256)
     output = OBJECTIVES["next_token"]().build(toy_model)(toy_model, batch)
     assert output.count == 16
     assert output.loss.item() / 16 == pytest.approx(theirs.item(), rel=1e-5)
 
 
-def test_rows_add_up(toy_model):
-    batch = make_batch(MIXED)
-    output = OBJECTIVES["next_token"]().build(toy_model)(toy_model, batch)
-    assert output.row_losses.sum().item() == pytest.approx(output.loss.item(), rel=1e-5)
-    assert output.row_counts.tolist() == (batch.labels != IGNORE_INDEX).sum(dim=1).tolist()
-    assert not output.row_losses.requires_grad
+def test_documents_add_up(toy_model):
+    examples = make_examples(MIXED)
+    output = OBJECTIVES["next_token"]().build(toy_model)(toy_model, pack(examples, pad_id=256))
+    assert output.document_losses.sum().item() == pytest.approx(output.loss.item(), rel=1e-5)
+    assert output.document_counts.tolist() == [int((one.labels != IGNORE_INDEX).sum()) for one in examples]
+    assert not output.document_losses.requires_grad

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from xgenmm.processor.images import ImageError, load_image, open_image, to_rgb
+from xgenmm.processor.images import ImageError, PictureFile, load_image, open_image, to_rgb
 from xgenmm.types import Picture
 
 Size = tuple[int, int]
@@ -74,9 +74,50 @@ def test_exif_orientation(orientation: int, kind: str):
     exif[0x0112] = orientation
     options = {"WEBP": {"lossless": True}, "JPEG": {"quality": 95, "subsampling": 0}}.get(kind, {})
     stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](scene)))
-    image = opened(encoded(stored, kind, exif=exif, **options))
-    assert image.size == (scene.shape[1], scene.shape[0])
+    data = encoded(stored, kind, exif=exif, **options)
+    image = opened(data)
+    assert PictureFile(Picture(source=data, name="p")).size == image.size == (scene.shape[1], scene.shape[0])
     assert np.abs(np.asarray(image).astype(int) - scene).max() <= (3 if kind == "JPEG" else 0)
+
+
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def test_an_orientation_behind_the_pixels_of_a_png_turns_the_size_too():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    plain = encoded(corners(), "PNG")
+    end = plain.index(b"IEND") - 4
+    late = plain[:end] + png_chunk(b"eXIf", exif.tobytes()[6:]) + plain[end:]
+    image = opened(late)
+    assert PictureFile(Picture(source=late, name="p")).size == image.size == (4, 6)
+    for cut in (plain[:end], plain[: end + 5], plain[:50]):  # walking over the chunks ends with the file
+        assert PictureFile(Picture(source=cut, name="p")).size == (6, 4)
+
+
+def test_the_header_is_read_without_decoding():
+    cut = encoded(Image.effect_noise((640, 480), 50), "JPEG")[:2000]
+    file = PictureFile(Picture(source=cut, name="p"))
+    assert (file.size, file.mode) == ((640, 480), "L")
+    with pytest.raises(ImageError, match="truncated"):
+        file.decode()
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_large_jpeg_is_decoded_no_larger_than_needed(orientation: int):
+    ramp = np.tile(np.linspace(0, 255, 1600, dtype=np.uint8), (1200, 1))  # brighter to the right
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(Image.fromarray(STORED[orientation](np.stack([ramp] * 3, axis=2))), "JPEG", exif=exif)
+    file = PictureFile(Picture(source=data, name="p"))
+    assert file.size == (1600, 1200)
+    small = file.decode(at_least=(384, 384))
+    assert small.size == (800, 600)  # a quarter would be 400 x 300
+    whole = opened(data).resize((384, 384), Image.Resampling.BICUBIC)
+    difference = np.abs(np.asarray(small.resize((384, 384), Image.Resampling.BICUBIC)).astype(int) - np.asarray(whole))
+    assert difference.mean() < 1
+    assert PictureFile(Picture(source=data, name="p")).decode(at_least=(1000, 384)).size == (1600, 1200)
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow warns of some damage and goes on

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xgenmm.processor.tiling import choose_grid, grids_up_to, resize_and_pad, split_tiles, tile_image
+from xgenmm.processor.tiling import choose_grid, grid_of, grids_up_to, resize_and_pad, split_tiles, tile_image
 from xgenmm.types import Grid
 
 GRIDS = [Grid(2, 1), Grid(1, 2), Grid(2, 2), Grid(1, 3), Grid(3, 1)]
@@ -59,10 +59,15 @@ def test_tiles_are_the_image_row_by_row():
     assert np.array_equal(np.asarray(tiles[4]), pixels[8:16, 8:16])
 
 
+def tiled(image: Image.Image, tile: int, grids: list[Grid] | tuple[Grid, ...]) -> tuple[list[Image.Image], Grid]:
+    grid = grid_of(image.size, grids, tile)
+    return tile_image(image, tile, grid), grid
+
+
 def test_the_base_tile_is_the_whole_image_and_comes_first():
     picture = Image.new("RGB", (30, 10), "red")
     picture.paste("blue", (15, 0, 30, 10))
-    tiles, grid = tile_image(picture, 10, [Grid(1, 3), Grid(2, 2)])
+    tiles, grid = tiled(picture, 10, [Grid(1, 3), Grid(2, 2)])
     assert grid == Grid(1, 3)
     assert len(tiles) == 4
     assert [tiles[0].getpixel((x, 5)) for x in (1, 8)] == [(255, 0, 0), (0, 0, 255)]
@@ -79,14 +84,14 @@ def test_padding_is_black_and_the_image_stands_in_the_middle():
 
 
 def test_fixed_resolution_squashes_to_one_tile():
-    tiles, grid = tile_image(Image.new("RGB", (30, 10), "red"), 10, [])
+    tiles, grid = tiled(Image.new("RGB", (30, 10), "red"), 10, [])
     assert grid == Grid(0, 0)
     assert [tile.size for tile in tiles] == [(10, 10)]
 
 
 def test_an_image_of_the_tiles_size_is_not_touched():
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (10, 10, 3), dtype=np.uint8))
-    (tile,), _ = tile_image(picture, 10, [])
+    (tile,), _ = tiled(picture, 10, [])
     assert np.array_equal(np.asarray(tile), np.asarray(picture))
 
 
@@ -94,14 +99,14 @@ def test_up_to_twelve_tiles():
     # arXiv 2408.08872v4: at most 12 tiles, longest side 1536 = 4 x 384
     grids = grids_up_to(12, side=4)
     assert {(g.rows, g.cols) for g in grids} == {(r, c) for r in range(1, 5) for c in range(1, 5)} - {(1, 1), (4, 4)}
-    tiles, grid = tile_image(Image.new("RGB", (1600, 1200)), 384, grids)
+    tiles, grid = tiled(Image.new("RGB", (1600, 1200)), 384, grids)
     assert grid == Grid(3, 4)
     assert len(tiles) == 13
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (7, 3)])
 def test_extreme_proportions(size: tuple[int, int]):
-    tiles, grid = tile_image(Image.new("RGB", size, "white"), 16, GRIDS)
+    tiles, grid = tiled(Image.new("RGB", size, "white"), 16, GRIDS)
     assert len(tiles) == 1 + grid.rows * grid.cols
     assert all(tile.size == (16, 16) for tile in tiles)
     assert sum(math.prod(tile.size) for tile in tiles[1:]) == grid.rows * grid.cols * 256

@@ -150,13 +150,7 @@ def test_the_loss_is_the_mean_over_supervised_tokens(make_trainer, tmp_path):
     sums, _ = gradients(trainer)
     whole = next(iter(make_trainer(tmp_path, size=8).loader.steps(0, 1))).batches[0]
     with torch.no_grad():
-        output = trainer.model(
-            input_ids=whole.input_ids,
-            attention_mask=whole.attention_mask,
-            pixel_values=whole.pixel_values,
-            image_layouts=whole.image_layouts,
-            targets=whole.labels,
-        )
+        output = trainer.model(**whole.inputs(), targets=whole.labels[None])
     assert sums.loss / sums.count == pytest.approx(output.loss.item(), rel=1e-6)
 
 

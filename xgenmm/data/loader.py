@@ -4,6 +4,7 @@ Which rows make up step N is a pure function of (settings, seed, N): a stopped r
 without a memory of what it read before.
 """
 
+import hashlib
 import time
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,13 +16,12 @@ import numpy as np
 
 from xgenmm.config import ConfigError, bind, nearest
 from xgenmm.data.adapters import ADAPTERS, Adapter
-from xgenmm.data.permutation import keyed
 from xgenmm.data.quarantine import BadSample, DataError, Fault
 from xgenmm.data.readers import open_reader
 from xgenmm.data.report import Tally, count_reasons
 from xgenmm.processor.branching import branch
-from xgenmm.processor.collate import collate
 from xgenmm.processor.images import ImageError
+from xgenmm.processor.packing import pack
 from xgenmm.processor.processor import PromptTooLong, XGenMMProcessor
 from xgenmm.types import IGNORE_INDEX, Batch, Example, Preference, Sample
 
@@ -75,14 +75,12 @@ class BatchConfig:
     """Samples of one forward pass; by default all of the step's. Changes memory and speed, not the result."""
     window: int = 1
     """Steps whose samples are sorted by length together, so that a step holds samples of like length; 1 mixes fully."""
-    pad_to: int = 8
-    """Row lengths are padded up to a multiple of this: few distinct shapes are faster."""
     max_bad: float = 0.05
     """Share of unusable rows of one source above which the run stops."""
 
     def __post_init__(self) -> None:
-        if self.size < 1 or self.window < 1 or self.pad_to < 1 or (self.micro is not None and self.micro < 1):
-            raise ConfigError("batch: size, micro, window and pad_to must be at least 1")
+        if self.size < 1 or self.window < 1 or (self.micro is not None and self.micro < 1):
+            raise ConfigError("batch: size, micro and window must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,9 +208,7 @@ class Loader:
         batches = []
         for first in range(0, len(usable), micro):
             examples = [example for one in usable[first : first + micro] for example in one.examples]
-            batches.append(
-                collate(examples, self.processor.pad_token_id, side="right", pad_to_multiple=self.batch.pad_to)
-            )
+            batches.append(pack(examples, self.processor.pad_token_id))
         return Step(
             number=number,
             batches=tuple(batches),
@@ -341,3 +337,8 @@ class _Mixture:
             self._drawn[source] += 1
             self._slot += 1
         return slots
+
+
+def keyed(*parts: int | str) -> int:
+    """64 bits that depend on all parts and on nothing else: the same in every process and on every machine."""
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big")

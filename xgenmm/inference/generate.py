@@ -14,7 +14,7 @@ from xgenmm.model.vlm import XGenMMForConditionalGeneration
 from xgenmm.model.weights import generation_settings
 from xgenmm.processor.collate import collate
 from xgenmm.processor.processor import XGenMMProcessor
-from xgenmm.types import Batch, Conversation, Document, Example
+from xgenmm.types import Conversation, Document, Example, PaddedBatch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +130,7 @@ def stream(
 def generate_from(
     model: XGenMMForConditionalGeneration,
     processor: XGenMMProcessor,
-    batch: Batch,
+    batch: PaddedBatch,
     config: GenerationConfig,
     **options: Any,
 ) -> Int[Tensor, "B longer"]:

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from xgenmm.model.branching import branch_mask, branch_positions
-from xgenmm.model.language import logits_of
 from xgenmm.model.vlm import XGenMMForConditionalGeneration
-from xgenmm.processor.collate import collate
+from xgenmm.processor.packing import pack
 from xgenmm.processor.processor import XGenMMProcessor
 from xgenmm.types import IGNORE_INDEX, Conversation, Document, Example
 
@@ -134,31 +132,30 @@ def _row(processor: XGenMMProcessor, prompt: Document | Conversation, texts: Seq
 def _score(
     model: XGenMMForConditionalGeneration, processor: XGenMMProcessor, rows: Sequence[_Row], embedding: threading.Lock
 ) -> list[list[Likelihood]]:
-    batch = collate([row.example for row in rows], processor.pad_token_id)
-    assert batch.branches is not None
+    batch = pack([row.example for row in rows], processor.pad_token_id)
     with embedding:
         embeds = model.embed(
-            batch.input_ids.to(model.device), batch.pixel_values.to(model.device), batch.image_layouts.to(model.device)
+            batch.input_ids[None].to(model.device), batch.pixel_values.to(model.device), batch.image_layouts
         )
-    branches = batch.branches.to(model.device)
-    hidden = model.language_model.base_model(
-        inputs_embeds=embeds,
-        attention_mask=branch_mask(branches, batch.attention_mask.to(model.device), embeds.dtype),
-        position_ids=branch_positions(branches),
-        use_cache=False,
-    ).last_hidden_state
     # For every token of every candidate: where it is predicted, and which it is.
     where, which = [], []
-    for number, row in enumerate(rows):
-        trunk = row.length - sum(len(ids) - 1 for ids in row.candidates)
-        start = trunk
+    start = 0
+    for row in rows:
+        end = start + row.length
+        start = end - sum(len(ids) - 1 for ids in row.candidates)
+        last = start - 1  # of the trunk
         for ids in row.candidates:
-            where += [(number, trunk - 1), *((number, start + offset) for offset in range(len(ids) - 1))]
+            where += [last, *range(start, start + len(ids) - 1)]
             which.append(ids)
             start += len(ids) - 1
-    positions = torch.tensor(where, device=model.device)
-    distinct, inverse = positions.unique(dim=0, return_inverse=True)
-    logits = logits_of(model.language_model, hidden[distinct[:, 0], distinct[:, 1]])
+    distinct, inverse = torch.tensor(where, device=model.device).unique(return_inverse=True)
+    (logits,) = model(
+        inputs_embeds=embeds,
+        position_ids=batch.position_ids[None].to(model.device),
+        documents=batch.documents,
+        branches=batch.branches,
+        logits_to_keep=distinct,
+    ).logits
     targets = torch.cat(which).to(model.device)
     logits = logits.float()
     logps = (logits[inverse, targets] - logits.logsumexp(dim=-1)[inverse]).cpu()

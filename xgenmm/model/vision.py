@@ -32,6 +32,7 @@ TILES_PER_CALL = 64
 
 def siglip_features(encoder: PreTrainedModel, tiles: Float[Tensor, "T 3 S S"]) -> Float[Tensor, "T P D"]:
     """After all layers and the last norm; SigLIP has no class token."""
+    encoder.use_head = False  # the pooling head stays part of the weights, but nobody reads what it would compute
     return encoder(pixel_values=tiles).last_hidden_state
 
 

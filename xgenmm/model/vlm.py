@@ -11,6 +11,7 @@ import copy
 import functools
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,10 +31,11 @@ from transformers import (
 )
 from transformers.modeling_outputs import ModelOutput
 
-from xgenmm.model.branching import branch_mask, branch_positions
+from xgenmm.model.attention import no_mask, use_packed_attention
 from xgenmm.model.configuration import XGenMMConfig
 from xgenmm.model.feature_cache import FeatureCache
 from xgenmm.model.language import head_of, target_logps
+from xgenmm.model.layout import layout_of
 from xgenmm.model.lora import LoraConfig, add_lora, does_nothing, lora_layers, lora_off
 from xgenmm.model.regroup import regroup
 from xgenmm.model.resampler import PerceiverResampler
@@ -57,9 +59,7 @@ class XGenMMOutput(ModelOutput):
     """Without targets."""
     past_key_values: Cache | None = None
     logps: Float[Tensor, " M"] | None = None
-    """With targets: log-probability of each supervised target in float32, row after row."""
-    rows: Int[Tensor, " M"] | None = None
-    """With targets: the row of the batch in which each supervised target stands."""
+    """With targets: log-probability of each supervised target in float32, in the order of their positions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,10 +153,11 @@ class XGenMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         inputs_embeds: Float[Tensor, "B L D"] | None = None,
         logits_to_keep: int | Int[Tensor, " kept"] = 0,
         use_cache: bool | None = None,
-        branches: Int[Tensor, "B L"] | None = None,
+        documents: Int[Tensor, " L"] | None = None,
+        branches: Int[Tensor, " L"] | None = None,
         **kwargs: Any,
     ) -> XGenMMOutput:
-        """One pass.
+        """One pass, over a packed row (`Batch.inputs()`) or over padded rows.
 
         Args:
             input_ids: Tokens; the placeholder stands once per vision token.
@@ -170,21 +171,19 @@ class XGenMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             inputs_embeds: What `embed` gave, instead of `input_ids` and images.
             logits_to_keep: Without targets: how many last positions get logits (0: all), or which.
             use_cache: Whether to return keys and values.
-            branches: `Batch.branches`: rows that hold several continuations of one beginning.
+            documents: `Batch.documents`: makes it a packed row, a batch of one, whose positions must be given. Like
+                `branches`, `targets` and `image_layouts` best on the CPU, where reading it waits for no GPU.
+            branches: `Batch.branches`.
             kwargs: Passed to the language model.
 
         Raises:
             ValueError: Placeholders and vision tokens disagree; or neither or both of input_ids and inputs_embeds are
-                given.
+                given; or the language model cannot keep documents apart.
         """
         if inputs_embeds is None and input_ids is not None:
             inputs_embeds = self.embed(input_ids, pixel_values, image_layouts)
         elif inputs_embeds is None or input_ids is not None:
             raise ValueError("forward takes either input_ids or inputs_embeds, and got both or neither")
-        if branches is not None:
-            attention_mask = torch.ones_like(branches) if attention_mask is None else attention_mask
-            position_ids = branch_positions(branches)
-            attention_mask = branch_mask(branches, attention_mask, inputs_embeds.dtype)
         inputs: dict[str, Any] = {
             "inputs_embeds": inputs_embeds,
             "attention_mask": attention_mask,
@@ -193,14 +192,19 @@ class XGenMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             "use_cache": use_cache,
             **kwargs,
         }
-        if targets is None:
-            output = self.language_model(logits_to_keep=logits_to_keep, **inputs)
-            return XGenMMOutput(logits=output.logits, past_key_values=output.past_key_values)
-        output = self.language_model.base_model(**inputs)
+        if documents is not None:
+            use_packed_attention(self.language_model)
+            inputs |= {"layout": layout_of(documents, branches), "use_cache": False}
+        with no_mask() if documents is not None else nullcontext():
+            if targets is None:
+                output = self.language_model(logits_to_keep=logits_to_keep, **inputs)
+                return XGenMMOutput(logits=output.logits, past_key_values=output.past_key_values)
+            output = self.language_model.base_model(**inputs)
         rows, columns = (targets != IGNORE_INDEX).nonzero(as_tuple=True)
-        logps = target_logps(self.language_model, output.last_hidden_state[rows, columns], targets[rows, columns])
+        wanted = targets[rows, columns].to(inputs_embeds.device, non_blocking=True)
+        logps = target_logps(self.language_model, output.last_hidden_state[rows, columns], wanted)
         loss = -logps.sum() / max(len(logps), 1)
-        return XGenMMOutput(loss=loss, past_key_values=output.past_key_values, logps=logps, rows=rows)
+        return XGenMMOutput(loss=loss, past_key_values=output.past_key_values, logps=logps)
 
     def _expand_inputs_for_generation(  # pyrefly: ignore[bad-override]
         self,

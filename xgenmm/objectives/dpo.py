@@ -11,7 +11,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from xgenmm.objectives.objective import Model, Objective, ObjectiveOutput, row_sums, target_logps
+from xgenmm.objectives.objective import (
+    Model,
+    Objective,
+    ObjectiveOutput,
+    documents_of_targets,
+    sums_of,
+    target_logps,
+)
 from xgenmm.types import IGNORE_INDEX, Batch
 
 
@@ -45,24 +52,25 @@ class Dpo:
 
         Args:
             model: The policy.
-            batch: Either rows alternate, the preferred answer and then the other one of the same prompt; or each row
-                is a pair, with the preferred answer as its first branch and the other one as its second.
+            batch: A document with branches is a pair, the preferred answer in its first branch and the other one in
+                its second. Of those without, two in a row are a pair, the preferred answer first.
 
         Raises:
             ValueError: The batch holds no whole pairs.
         """
-        answers, num_answers = answers_of(batch)
-        logps, _ = target_logps(model, batch)
+        answers, firsts = answers_of(batch)
+        num_answers = 2 * len(firsts)
+        logps = target_logps(model, batch)
         with torch.no_grad():
-            reference_logps, _ = target_logps(self.reference, batch)
-        policy, reference = row_sums(logps, answers, num_answers), row_sums(reference_logps, answers, num_answers)
+            reference_logps = target_logps(self.reference, batch)
+        policy, reference = sums_of(logps, answers, num_answers), sums_of(reference_logps, answers, num_answers)
         pairs = {
             "chosen": policy[0::2],
             "rejected": policy[1::2],
             "reference_chosen": reference[0::2],
             "reference_rejected": reference[1::2],
         }
-        chosen_tokens = row_sums(torch.ones_like(logps), answers, num_answers)[0::2].clamp(min=1)
+        chosen_tokens = sums_of(torch.ones_like(logps), answers, num_answers)[0::2].clamp(min=1)
         chosen_nll = -pairs["chosen"] / chosen_tokens
         loss = dpo_loss(self.config, **pairs) + self.config.nll_weight * chosen_nll
         margin = reward_margin(self.config, **pairs).detach()
@@ -72,32 +80,40 @@ class Dpo:
             "chosen_reward": self.config.beta * (pairs["chosen"] - pairs["reference_chosen"]).sum().item(),
             "chosen_nll": chosen_nll.sum().item(),
         }
-        num_pairs, num_rows = num_answers // 2, len(batch.input_ids)
-        row_of_pair = torch.arange(0, num_rows, num_rows // num_pairs, device=loss.device)  # the preferred answer's row
         return ObjectiveOutput(
             loss=loss.sum(),
-            count=num_pairs,
+            count=len(firsts),
             figures=figures,
-            row_losses=row_sums(loss.detach(), row_of_pair, num_rows),
-            row_counts=torch.zeros(num_rows, dtype=torch.long, device=loss.device).index_fill(0, row_of_pair, 1),
+            document_losses=sums_of(loss.detach(), firsts, len(batch.ids)),
+            document_counts=sums_of(torch.ones_like(firsts), firsts, len(batch.ids)),
         )
 
 
-def answers_of(batch: Batch) -> tuple[Int[Tensor, " M"], int]:
-    """To which answer each supervised target belongs, and the number of answers: 2i is pair i's preferred one."""
-    rows, columns = (batch.labels != IGNORE_INDEX).nonzero(as_tuple=True)
-    num_rows = len(batch.input_ids)
-    if batch.branches is None:
-        if num_rows % 2:
-            raise ValueError(f"{num_rows} rows make no pairs: rows of a preference batch alternate chosen, rejected")
-        return rows, num_rows
-    branches = batch.branches[rows, columns]
-    if not bool(((branches == 1) | (branches == 2)).all()):
-        found = sorted(set(branches.tolist()))
+def answers_of(batch: Batch) -> tuple[Int[Tensor, " M"], Int[Tensor, " pairs"]]:
+    """To which answer each supervised target belongs, 2i being pair i's preferred one; and each pair's document, the
+    first one if it has two.
+    """
+    documents, num_documents = documents_of_targets(batch), len(batch.ids)
+    branches = torch.zeros_like(batch.documents) if batch.branches is None else batch.branches
+    branched = torch.zeros(num_documents, dtype=torch.bool)
+    branched[batch.documents[branches > 0]] = True
+    # A document with branches holds two answers, one without is one.
+    begin = (1 + branched.long()).cumsum(0) - (1 + branched.long())
+    odd = begin % 2
+    if bool((odd[branched] == 1).any()) or int((~branched).sum()) % 2:
         raise ValueError(
-            f"supervised answers in branches {found}: a row of pairs has the chosen in 1, the rejected in 2"
+            f"{int((~branched).sum())} documents without branches among {num_documents} make no pairs: those of a "
+            "preference batch alternate, chosen and rejected"
         )
-    return 2 * rows + branches - 1, 2 * num_rows
+    of_target = branches[batch.labels != IGNORE_INDEX]
+    in_pairs = branched[documents]
+    if not bool(((of_target == 1) | (of_target == 2))[in_pairs].all()):
+        found = sorted(set(of_target[in_pairs].tolist()))
+        raise ValueError(
+            f"supervised answers in branches {found}: a document that is a pair has the chosen in 1, the rejected in 2"
+        )
+    answers = begin[documents] + torch.where(in_pairs, of_target - 1, 0)
+    return answers, (odd == 0).nonzero().flatten()
 
 
 def reward_margin(

@@ -5,7 +5,14 @@ They differ in their data and in what trains, not in code.
 
 from dataclasses import dataclass
 
-from xgenmm.objectives.objective import Model, Objective, ObjectiveOutput, row_sums, target_logps
+from xgenmm.objectives.objective import (
+    Model,
+    Objective,
+    ObjectiveOutput,
+    documents_of_targets,
+    sums_of,
+    target_logps,
+)
 from xgenmm.types import Batch
 
 
@@ -20,12 +27,11 @@ class NextTokenConfig:
 
 def next_token(model: Model, batch: Batch) -> ObjectiveOutput:
     """Sum of -log p over the supervised tokens of the batch, and their number."""
-    logps, rows = target_logps(model, batch)
-    num_rows = len(batch.input_ids)
+    logps, documents = target_logps(model, batch), documents_of_targets(batch)
     return ObjectiveOutput(
         loss=-logps.sum(),
         count=len(logps),
         figures={},
-        row_losses=row_sums(-logps.detach(), rows, num_rows),
-        row_counts=rows.bincount(minlength=num_rows),
+        document_losses=sums_of(-logps.detach(), documents, len(batch.ids)),
+        document_counts=documents.bincount(minlength=len(batch.ids)),
     )

@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import Float, Int, Num
 from torch import Tensor
 
-from xgenmm.types import Batch
+from xgenmm.types import IGNORE_INDEX, Batch
 
 
 @runtime_checkable
@@ -16,12 +16,7 @@ class Logps(Protocol):
 
     @property
     def logps(self) -> Float[Tensor, " M"] | None:
-        """Log-probability of each supervised target, row after row."""
-        ...
-
-    @property
-    def rows(self) -> Int[Tensor, " M"] | None:
-        """The row in which each supervised target stands."""
+        """Log-probability of each supervised target, in the order of their positions."""
         ...
 
 
@@ -48,30 +43,27 @@ class ObjectiveOutput:
     """Supervised tokens, or pairs."""
     figures: dict[str, float]
     """Sums over the same things, by name."""
-    row_losses: Float[Tensor, " B"]
-    """What each row of the batch adds to `loss`, without a graph: for the loss of each data set."""
-    row_counts: Int[Tensor, " B"]
-    """What each row adds to `count`."""
+    document_losses: Float[Tensor, " documents"]
+    """What each document of the batch adds to `loss`, without a graph: for the loss of each data set."""
+    document_counts: Int[Tensor, " documents"]
+    """What each document adds to `count`."""
 
 
 Objective = Callable[[Model, Batch], ObjectiveOutput]
 
 
-def target_logps(model: Callable[..., Logps], batch: Batch) -> tuple[Float[Tensor, " M"], Int[Tensor, " M"]]:
-    """Log-probabilities of the batch's supervised targets, and their rows."""
-    output = model(
-        input_ids=batch.input_ids,
-        attention_mask=batch.attention_mask,
-        pixel_values=batch.pixel_values,
-        image_layouts=batch.image_layouts,
-        targets=batch.labels,
-        branches=batch.branches,
-    )
-    assert output.logps is not None
-    assert output.rows is not None
-    return output.logps, output.rows
+def target_logps(model: Callable[..., Logps], batch: Batch) -> Float[Tensor, " M"]:
+    """Log-probabilities of the batch's supervised targets, in the order of their positions."""
+    logps = model(**batch.inputs(), targets=batch.labels[None]).logps
+    assert logps is not None
+    return logps
 
 
-def row_sums(values: Num[Tensor, " M"], rows: Int[Tensor, " M"], num_rows: int) -> Num[Tensor, " B"]:
-    """Sum of the values of each row; 0 for a row that has none."""
-    return values.new_zeros(num_rows).index_add(0, rows, values)
+def documents_of_targets(batch: Batch) -> Int[Tensor, " M"]:
+    """The document in which each supervised target stands."""
+    return batch.documents[batch.labels != IGNORE_INDEX]
+
+
+def sums_of(values: Num[Tensor, " M"], owners: Int[Tensor, " M"], num_owners: int) -> Num[Tensor, " owners"]:
+    """Sum of the values of each owner; 0 for one that has none."""
+    return values.new_zeros(num_owners).index_add(0, owners.to(values.device), values)

@@ -1,47 +1,34 @@
-"""Examples -> Batch. Pads; decides nothing."""
+"""Examples -> PaddedBatch: rows of one width, for generation and for the Hugging Face interface. Training packs."""
 
 from collections.abc import Sequence
 from typing import Literal
 
 import torch
 
-from xgenmm.types import IGNORE_INDEX, Batch, Example
+from xgenmm.types import Example, PaddedBatch
 
 
-def collate(
-    examples: Sequence[Example], pad_id: int, side: Literal["left", "right"] = "right", pad_to_multiple: int = 1
-) -> Batch:
+def collate(examples: Sequence[Example], pad_id: int, side: Literal["left", "right"] = "left") -> PaddedBatch:
     """Put examples into one batch, padded to the longest.
 
     Args:
-        examples: At least one.
+        examples: At least one, without branches.
         pad_id: Token id of padding; the attention mask, not this id, says what is padding.
-        side: Where padding goes: right for training, left for generation.
-        pad_to_multiple: Length is rounded up to a multiple of this, so that few different shapes occur.
+        side: Where padding goes: left for generation.
     """
     if not examples:
         raise ValueError("no examples to collate: a batch needs at least one")
     longest = max(len(example.input_ids) for example in examples)
-    length = -(-longest // pad_to_multiple) * pad_to_multiple
-    input_ids = torch.full((len(examples), length), pad_id)
-    labels = torch.full((len(examples), length), IGNORE_INDEX)
-    attention_mask = torch.zeros((len(examples), length), dtype=torch.int64)
-    branched = any(example.branches is not None for example in examples)
-    branches = torch.zeros_like(input_ids) if branched else None
+    input_ids = torch.full((len(examples), longest), pad_id)
+    attention_mask = torch.zeros((len(examples), longest), dtype=torch.int64)
     for row, example in enumerate(examples):
         tokens = len(example.input_ids)
-        place = slice(0, tokens) if side == "right" else slice(length - tokens, length)
+        place = slice(0, tokens) if side == "right" else slice(longest - tokens, longest)
         input_ids[row, place] = example.input_ids
-        labels[row, place] = example.labels
         attention_mask[row, place] = 1
-        if branches is not None and example.branches is not None:
-            branches[row, place] = example.branches
-    return Batch(
-        ids=tuple(example.id for example in examples),
+    return PaddedBatch(
         input_ids=input_ids,
-        labels=labels,
         attention_mask=attention_mask,
         pixel_values=torch.cat([example.pixel_values for example in examples]),
         image_layouts=torch.cat([example.image_layouts for example in examples]),
-        branches=branches,
     )

@@ -4,22 +4,21 @@ import base64
 import binascii
 import io
 import os
-import re
 import struct
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
+from xgenmm.processor.jpeg import damage_of
 from xgenmm.types import Picture
 
-T = TypeVar("T")
 MAX_PIXELS = 178_956_970
 """Largest picture that is decoded, in pixels: where Pillow itself refuses. As RGB it takes half a gigabyte."""
 
@@ -33,10 +32,8 @@ _DECODER_ERRORS = (
     *(AttributeError, RuntimeError, struct.error, zlib.error),
 )
 
-_HARMLESS_BYTES = 16
-"""Some cameras fill up the end of a scan; a damage leaves more behind."""
-_HOLE, _HUFFMAN, _LUMA_AC = 64, 0xC4, 0x10
 _DOWNLOAD_SECONDS = 30
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _ORIENTATION_TAG = 274
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -63,75 +60,71 @@ class ImageError(ValueError):
         """For counting: `missing`, `empty`, `not_decodable`, `too_large`, `truncated` or `corrupt`."""
 
 
-def open_image(picture: Picture, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decode a picture: upright by its EXIF tag, on white where it is transparent, first frame of an animation.
+class PictureFile:
+    """A picture whose header is read and whose pixels are not: its size is known before anything is decoded."""
 
-    Args:
-        picture: What to open.
-        max_pixels: Largest width x height that is decoded; checked from the header, before any pixel is.
+    def __init__(self, picture: Picture, max_pixels: int = MAX_PIXELS) -> None:
+        """Read the header.
 
-    Raises:
-        ImageError: The picture is missing, no picture, too large, or damaged.
-    """
-    return _decoded(picture, max_pixels, to_rgb)
+        Args:
+            picture: What to open.
+            max_pixels: Largest width x height that is decoded; checked here, before any pixel is.
 
-
-def check_image(picture: Picture, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Decode a picture as it is stored, to find damage; gives width and height in pixels. Arguments as `open_image`.
-
-    Raises:
-        ImageError: As `open_image`.
-    """
-    size, kind = _decoded(picture, max_pixels, lambda image: (image.size, image.format))
-    if kind == "JPEG":
-        _check_jpeg(picture)
-    return size
-
-
-def _check_jpeg(picture: Picture) -> None:
-    """Find a damage inside a JPEG's scan that Pillow passes over: its decoder only warns of it, or does not notice."""
-    content = picture.source if isinstance(picture.source, bytes) else picture.source.read_bytes()
-    try:
-        simplejpeg.decode_jpeg(content, strict=True)
-    except ValueError as error:
-        surplus = re.search(r"(\d+) extraneous bytes", str(error))
-        if "Corrupt JPEG data" in str(error) and (surplus is None or int(surplus[1]) > _HARMLESS_BYTES):
-            raise ImageError(picture.name, "corrupt", f"damaged picture: {error}") from error
-    scan = content.find(b"\xff\xda")
-    hole = content.find(bytes(_HOLE), scan)
-    if scan >= 0 and hole >= 0 and not _codes_nothing_as_zeros(content[:scan]):
-        raise ImageError(picture.name, "corrupt", f"damaged picture: a hole of zeros at byte {hole}")
-
-
-def _codes_nothing_as_zeros(header: bytes) -> bool:
-    """Whether brightness has "no more coefficients" written as zeros, as tables made for flat pictures may: then zeros
-    say nothing of a damage. Otherwise 64 bytes of them would be several blocks of coefficients that are all -1.
-
-    Source: ITU-T T.81, B.2.4.2: the first symbol of a table has the code of all zeros; 0x10 is AC of the first table,
-    symbol 0 the end of a block.
-    """
-    place = 2
-    while place + 4 <= len(header):
-        marker, size = header[place + 1], int.from_bytes(header[place + 2 : place + 4], "big")
-        tables = header[place + 4 : place + 2 + size] if marker == _HUFFMAN else b""
-        while len(tables) > 17:
-            symbols = sum(tables[1:17])
-            if tables[0] == _LUMA_AC and symbols and tables[17] == 0:
-                return True
-            tables = tables[17 + symbols :]
-        place += 2 + size
-    return False
-
-
-def _decoded(picture: Picture, max_pixels: int, use: Callable[[Image.Image], T]) -> T:
-    name = picture.name
-    try:
-        with _open_header(picture) as image:
-            width, height = image.size
+        Raises:
+            ImageError: The picture is missing, no picture, or too large.
+        """
+        self.name = picture.name
+        with _told(self.name):
+            self._image = _open_header(picture)
+            width, height = self._image.size
             if width * height > max_pixels:
-                raise ImageError(name, "too_large", f"{width} x {height} pixels, the limit is {max_pixels} in all")
+                text = f"{width} x {height} pixels, the limit is {max_pixels} in all"
+                raise ImageError(self.name, "too_large", text)
+            self._orientation = _orientation_in_header(self._image)
+        self.size = (height, width) if self._on_its_side else (width, height)
+        """Width and height in pixels of the upright picture."""
+        self.mode = self._image.mode
+        """Pillow's name for how a pixel is stored."""
+        self.is_jpeg = self._image.format in ("JPEG", "MPO")
+
+    @property
+    def _on_its_side(self) -> bool:
+        # Pillow gives the size of a TIFF as it will be once it is loaded, turned already
+        return (self._orientation or 0) >= 5 and self._image.format != "TIFF"
+
+    def decode(self, at_least: tuple[int, int] | None = None) -> Image.Image:
+        """The picture: upright by its EXIF tag, on white where it is transparent, first frame of an animation.
+
+        Args:
+            at_least: Width and height in pixels that suffice. A JPEG of twice, four or eight times that is decoded at a
+                half, a quarter or an eighth of its size, which is several times as fast and not quite the same picture.
+
+        Raises:
+            ImageError: It is damaged.
+        """
+        if at_least is not None and self.is_jpeg:
+            self._image.draft(None, at_least[::-1] if self._on_its_side else at_least)
+        return self._load(to_rgb)
+
+    def verify(self) -> None:
+        """Decode the picture as it is stored, to find damage.
+
+        Raises:
+            ImageError: It is damaged.
+        """
+        self._load(lambda image: image)
+
+    def _load(self, use: Callable[[Image.Image], Image.Image]) -> Image.Image:
+        with _told(self.name), self._image as image:
             image.load()
             return use(image)
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """What decoders raise on damaged files, as an error that names the picture and the reason."""
+    try:
+        yield
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
@@ -139,6 +132,30 @@ def _decoded(picture: Picture, max_pixels: int, use: Callable[[Image.Image], T])
     except _DECODER_ERRORS as error:
         reason = "truncated" if "truncated" in str(error).lower() else "corrupt"
         raise ImageError(name, reason, f"damaged picture: {error}") from error
+
+
+def open_image(picture: Picture, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode a picture, exactly; see `PictureFile`.
+
+    Raises:
+        ImageError: The picture is missing, no picture, too large, or damaged.
+    """
+    return PictureFile(picture, max_pixels).decode()
+
+
+def check_image(picture: Picture, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Decode a picture as it is stored, to find damage; gives width and height in pixels.
+
+    Raises:
+        ImageError: As `open_image`.
+    """
+    file = PictureFile(picture, max_pixels)
+    file.verify()
+    if file.is_jpeg:
+        content = picture.source if isinstance(picture.source, bytes) else picture.source.read_bytes()
+        if damage := damage_of(content):
+            raise ImageError(picture.name, "corrupt", f"damaged picture: {damage}")
+    return file.size
 
 
 def load_image(source: Any, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -223,6 +240,35 @@ def _orientation(image: Image.Image) -> int | None:
         return image.getexif().get(_ORIENTATION_TAG)
     except _DECODER_ERRORS:  # damaged EXIF says nothing about the pixels: show them as they are stored
         return None
+
+
+def _orientation_in_header(image: Image.Image) -> int | None:
+    """What `_orientation` will say once the picture is decoded, as far as it can be known without that."""
+    if image.format == "PNG":
+        if _has_late_chunks(image):
+            image.load()
+        elif "exif" not in image.info and not any("exif" in str(name) or "xmp" in str(name) for name in image.info):
+            return None  # asking would decode the picture: the tag may stand behind the pixels, but it does not
+    elif image.format == "JPEG" and "exif" not in image.info and "xmp" not in image.info:
+        return None
+    return _orientation(image)
+
+
+def _has_late_chunks(image: Image.Image) -> bool:
+    """Whether a PNG has chunks behind its pixels that may hold an orientation."""
+    file = image.fp
+    assert file is not None
+    place, size = file.tell(), file.seek(0, os.SEEK_END)
+    file.seek(here := len(_PNG_SIGNATURE))
+    behind_pixels = found = False
+    while not found and here + 8 <= size:
+        file.seek(here)
+        length, kind = struct.unpack(">I4s", file.read(8))
+        behind_pixels |= kind == b"IDAT"
+        found = behind_pixels and kind in (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
+        here += length + 12
+    file.seek(place)
+    return found
 
 
 def _to_eight_bit(image: Image.Image) -> Image.Image:

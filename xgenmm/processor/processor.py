@@ -1,8 +1,7 @@
 """Sample -> Example: joins prompt formats, tokenizer and tiling, and saves and loads itself. Knows no model."""
 
 import dataclasses
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +14,9 @@ from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
 from xgenmm.config import decode, encode
 from xgenmm.processor.collate import collate
-from xgenmm.processor.images import load_image, open_image
+from xgenmm.processor.images import open_image
+from xgenmm.processor.outline import Outline
+from xgenmm.processor.placeholders import images_by_row, spread_placeholders
 from xgenmm.processor.prompt import (
     DEFAULT_SYSTEM,
     IMAGE,
@@ -29,9 +30,9 @@ from xgenmm.processor.prompt import (
     render_conversation,
     render_document,
 )
-from xgenmm.processor.tiling import tile_image
+from xgenmm.processor.tiling import Size, grid_of, needed_size, tile_image
 from xgenmm.processor.tokens import TextEncoder, add_special_tokens
-from xgenmm.types import IGNORE_INDEX, Conversation, Document, Example, Grid, Picture, Preference, Turn
+from xgenmm.types import IGNORE_INDEX, Conversation, Document, Example, Grid, Picture, Preference, Sample, Turn
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -129,11 +130,8 @@ class XGenMMProcessor(ProcessorMixin):
             ImageError: A picture cannot be used.
             PromptTooLong: The sample is longer than `max_tokens`.
         """
-        if isinstance(sample, Document):
-            segments = render_document(sample, self.config.document_prefix) + close_document(self.tokenizer.eos_token)
-        else:
-            segments = render_conversation(self._chat, sample, self.config.system)
-        return self._build(sample.id, segments)
+        (example,) = self._examples(sample)
+        return example
 
     def pair(self, sample: Preference) -> tuple[Example, Example]:
         """The preferred answer and the other one, each behind the prompt; only the answer is supervised.
@@ -141,15 +139,41 @@ class XGenMMProcessor(ProcessorMixin):
         Raises:
             ImageError, PromptTooLong: As `example`.
         """
-        turns = sample.prompt.turns
-        views = self._view([open_image(part) for turn in turns for part in turn.parts if isinstance(part, Picture)])
+        chosen, rejected = self._examples(sample)
+        return chosen, rejected
 
-        def answered(answer: str) -> Example:
+    def outlines(self, sample: Sample, size: Callable[[Picture], Size]) -> tuple[Outline, ...]:
+        """What `example` or `pair` will give, before any picture is decoded and however long it is.
+
+        Args:
+            sample: A document or a conversation gives one outline, a preference one for each answer.
+            size: Gives width and height in pixels of a picture.
+        """
+        if isinstance(sample, Document):
+            segments = render_document(sample, self.config.document_prefix) + close_document(self.tokenizer.eos_token)
+            return (self._outline(sample.id, segments, size),)
+        if isinstance(sample, Conversation):
+            return (self._outline(sample.id, render_conversation(self._chat, sample, self.config.system), size),)
+
+        def answered(answer: str) -> Outline:
+            turns = sample.prompt.turns
             whole = Conversation(id=sample.id, turns=(*turns, Turn(role="assistant", parts=(answer,))))
             segments = render_conversation(self._chat, whole, self.config.system, supervised_from=len(turns))
-            return self._write(sample.id, segments, views)
+            return self._outline(sample.id, segments, size)
 
         return answered(sample.chosen), answered(sample.rejected)
+
+    def fill(self, outline: Outline, images: Sequence[Image.Image]) -> Example:
+        """An outline with its pictures, decoded at least as large as `needed_size` says."""
+        grids_and_sizes = [(Grid(r, c), (width, height)) for r, c, height, width in _layouts(outline.example)]
+        return dataclasses.replace(outline.example, pixel_values=self._pixels(images, grids_and_sizes))
+
+    def needed_sizes(self, outline: Outline) -> list[Size]:
+        """For each picture, the width and height in pixels that suffice for its tiles."""
+        return [
+            needed_size((width, height), Grid(rows, cols), self.config.tile)
+            for rows, cols, height, width in _layouts(outline.example)
+        ]
 
     def prompt(self, sample: Document | Conversation) -> Example:
         """What a model continues: a conversation up to the assistant's next word, or a document without its end.
@@ -248,7 +272,7 @@ class XGenMMProcessor(ProcessorMixin):
             )
         texts = [text] if isinstance(text, str) else list(text)
         rows = self.tokenizer(texts, add_special_tokens=add_special_tokens, **tokenizer_options)["input_ids"]
-        pictures = _images_by_row(images, [row.count(self.image_token_id) for row in rows])
+        pictures = images_by_row(images, [row.count(self.image_token_id) for row in rows])
         examples = [self._from_ids(f"text {i}", *row) for i, row in enumerate(zip(rows, pictures, strict=True))]
         lengths = {len(example.input_ids) for example in examples}
         if len(lengths) > 1 and padding not in (True, "longest"):
@@ -269,53 +293,82 @@ class XGenMMProcessor(ProcessorMixin):
         settings = {k: v for k, v in processor_dict.items() if k not in ("processor_class", "chat_template")}
         return cls(tokenizer, decode(ProcessorConfig, settings, where="processor_config.json"))
 
-    def _build(self, sample_id: str, segments: Sequence[Segment]) -> Example:
-        views = self._view([open_image(part) for part in segments if isinstance(part, Picture)])
-        return self._write(sample_id, segments, views)
+    def _examples(self, sample: Sample) -> tuple[Example, ...]:
+        images: dict[Picture, Image.Image] = {}
 
-    def _write(self, sample_id: str, segments: Sequence[Segment], views: "_Views") -> Example:
-        ids, supervised = self._encoder(segments, views.tokens)
-        self._check_length(sample_id, ids)
-        return _example(sample_id, ids, supervised, views.pixels, views.layouts)
+        def size(picture: Picture) -> Size:
+            if picture not in images:
+                images[picture] = open_image(picture)
+            return images[picture].size
+
+        outlines = self.outlines(sample, size)
+        for outline in outlines:
+            self._check_length(outline.example.id, outline.example.input_ids.tolist())
+        first = self.fill(outlines[0], [images[picture] for picture in outlines[0].pictures])
+        # both answers of a preference stand behind the same pictures
+        return first, *(dataclasses.replace(o.example, pixel_values=first.pixel_values) for o in outlines[1:])
+
+    def _build(self, sample_id: str, segments: Sequence[Segment]) -> Example:
+        images = {part: open_image(part) for part in segments if isinstance(part, Picture)}
+        outline = self._outline(sample_id, segments, lambda picture: images[picture].size)
+        self._check_length(sample_id, outline.example.input_ids.tolist())
+        return self.fill(outline, [images[picture] for picture in outline.pictures])
+
+    def _outline(self, name: str, segments: Sequence[Segment], size: Callable[[Picture], Size]) -> Outline:
+        pictures = tuple(part for part in segments if isinstance(part, Picture))
+        layouts, tokens = self._lay_out([size(picture) for picture in pictures])
+        ids, supervised = self._encoder(segments, tokens)
+        return Outline(example=self._without_pixels(name, ids, supervised, layouts), pictures=pictures)
 
     def _from_ids(self, name: str, row: Sequence[int], images: Sequence[Image.Image]) -> Example:
         """An unsupervised example of ids that hold one `<image>` (and maybe fillers behind it) for each picture."""
-        views = self._view(images)
-        ids = _spread_placeholders(name, row, views.tokens, self.image_token_id, self._encoder.id(IMAGE_PLACEHOLDER))
+        layouts, tokens = self._lay_out([image.size for image in images])
+        ids = spread_placeholders(name, row, tokens, self.image_token_id, self._encoder.id(IMAGE_PLACEHOLDER))
         self._check_length(name, ids)
-        return _example(name, ids, [False] * len(ids), views.pixels, views.layouts)
+        example = self._without_pixels(name, ids, [False] * len(ids), layouts)
+        return self.fill(Outline(example=example, pictures=()), images)
 
-    def _view(self, images: Sequence[Image.Image]) -> "_Views":
-        tiles: list[Image.Image] = []
-        tokens: list[int] = []
-        layouts: list[tuple[int, int, int, int]] = []
-        for image in images:
-            of_image, grid = tile_image(image, self.config.tile, self._grids)
-            tiles += of_image
-            tokens.append(len(of_image) * self.config.tokens_per_tile)
-            layouts.append((grid.rows, grid.cols, image.height, image.width))
+    def _lay_out(self, sizes: Sequence[Size]) -> tuple[list[tuple[int, int, int, int]], list[int]]:
+        """Rows of `image_layouts`, and the number of vision tokens of each picture."""
+        grids = [grid_of(size, self._grids, self.config.tile) for size in sizes]
+        layouts = [(grid.rows, grid.cols, height, width) for grid, (width, height) in zip(grids, sizes, strict=True)]
+        return layouts, [(1 + grid.rows * grid.cols) * self.config.tokens_per_tile for grid in grids]
+
+    def _without_pixels(
+        self, name: str, ids: Sequence[int], supervised: Sequence[bool], layouts: Sequence[tuple[int, int, int, int]]
+    ) -> Example:
+        side = self.config.tile
+        return _example(
+            name,
+            ids,
+            supervised,
+            torch.empty((0, 3, side, side)),
+            torch.tensor(layouts, dtype=torch.int64).reshape(-1, 4),
+        )
+
+    def _pixels(
+        self, images: Sequence[Image.Image], grids_and_sizes: Sequence[tuple[Grid, Size]]
+    ) -> Float[Tensor, "T 3 S S"]:
+        tiles = [
+            tile
+            for image, (grid, size) in zip(images, grids_and_sizes, strict=True)
+            for tile in tile_image(image, self.config.tile, grid, size)
+        ]
         pixels = np.empty((len(tiles), 3, self.config.tile, self.config.tile), dtype=np.float32)
         for channels_first, tile in zip(pixels, tiles, strict=True):
             channels_first[...] = rearrange(np.asarray(tile), "h w c -> c h w")
         # in place and with channels first: thirty times as fast as broadcasting over a last axis of three
         pixels *= self._scale
         pixels += self._shift
-        layout_rows = torch.tensor(layouts, dtype=torch.int64).reshape(-1, 4)
-        return _Views(tokens=tokens, pixels=torch.from_numpy(pixels), layouts=layout_rows)
+        return torch.from_numpy(pixels)
 
     def _check_length(self, name: str, ids: Sequence[int]) -> None:
         if len(ids) > self.config.max_tokens:
             raise PromptTooLong(name, len(ids), list(ids).count(self.image_token_id), self.config.max_tokens)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Views:
-    """What a model sees of the pictures of one sample."""
-
-    tokens: list[int]
-    """Vision tokens of each picture."""
-    pixels: Float[Tensor, "T 3 S S"]
-    layouts: Int[Tensor, "N 4"]
+def _layouts(example: Example) -> list[list[int]]:
+    return example.image_layouts.tolist()
 
 
 def _example(
@@ -330,66 +383,3 @@ def _example(
     labels = torch.full_like(input_ids, IGNORE_INDEX)
     labels[:-1] = torch.where(torch.tensor(supervised[1:], dtype=torch.bool), input_ids[1:], IGNORE_INDEX)
     return Example(id=name, input_ids=input_ids, labels=labels, pixel_values=pixels, image_layouts=layouts)
-
-
-def _spread_placeholders(
-    name: str, row: Sequence[int], counts: Sequence[int], placeholder: int, filler: int
-) -> list[int]:
-    """One placeholder for each vision token.
-
-    Text has either one a picture, as in LAVIS, or one and a filler for every further vision token, as in the released
-    Hugging Face base model.
-    """
-    ids: list[int] = []
-    remaining = iter(counts)
-    position = 0
-    while position < len(row):
-        token, position = row[position], position + 1
-        if token == placeholder:
-            fillers = sum(1 for _ in itertools.takewhile(lambda other: other == filler, row[position:]))
-            count = next(remaining)
-            if fillers not in (0, count - 1):
-                raise ValueError(
-                    f"{name}: {fillers} {IMAGE_PLACEHOLDER} behind an {IMAGE} whose picture has {count} vision tokens: "
-                    f"write none, or {count - 1}"
-                )
-            ids += [placeholder] * count
-            position += fillers
-        elif token == filler:
-            raise ValueError(f"{name}: {IMAGE_PLACEHOLDER} without {IMAGE} in front of it")
-        else:
-            ids.append(token)
-    return ids
-
-
-def _images_by_row(images: Any, placeholders: Sequence[int]) -> list[list[Image.Image]]:
-    """Deal pictures to texts by their numbers of placeholders.
-
-    Args:
-        images: None, one picture, a list of them, or a list with a list (or None) for each text.
-        placeholders: Number of placeholders in each text.
-    """
-    listed = [] if images is None else list(images) if isinstance(images, (list, tuple)) else [images]
-    by_row = [list(row or ()) for row in listed] if listed and _is_nested(listed) else None
-    if by_row is None:
-        if len(listed) != sum(placeholders):
-            raise ValueError(_mismatch("in all", sum(placeholders), len(listed)))
-        rest = iter(listed)
-        by_row = [list(itertools.islice(rest, count)) for count in placeholders]
-    if len(by_row) != len(placeholders):
-        raise ValueError(f"{len(by_row)} lists of images for {len(placeholders)} texts: give one list a text")
-    for index, (count, row) in enumerate(zip(placeholders, by_row, strict=True)):
-        if count != len(row):
-            raise ValueError(_mismatch(f"in text {index}", count, len(row)))
-    return [[load_image(image) for image in row] for row in by_row]
-
-
-def _is_nested(images: Sequence[Any]) -> bool:
-    return all(image is None or isinstance(image, (list, tuple)) for image in images)
-
-
-def _mismatch(where: str, placeholders: int, images: int) -> str:
-    return (
-        f"{placeholders} {IMAGE} placeholders {where} for {images} images: whoever writes the text puts one {IMAGE} "
-        "where each picture belongs (truncation can lose them)"
-    )

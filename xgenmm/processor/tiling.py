@@ -7,6 +7,9 @@ from PIL import Image
 
 from xgenmm.types import Grid
 
+Size = tuple[int, int]
+"""Width and height in pixels."""
+
 
 def choose_grid(height: int, width: int, grids: Sequence[Grid], tile: int) -> Grid:
     """Pick the grid that keeps most of the image's pixels and, among those, wastes least of its canvas.
@@ -32,13 +35,26 @@ def choose_grid(height: int, width: int, grids: Sequence[Grid], tile: int) -> Gr
     return max(grids, key=merit)
 
 
-def resize_and_pad(image: Image.Image, grid: Grid, tile: int) -> Image.Image:
-    """Fit the whole image into the grid's canvas, keeping its proportions, centred on black."""
+def fitting_size(size: Size, grid: Grid, tile: int) -> Size:
+    """Width and height of an image of this size when it is fitted into the grid's canvas, keeping its proportions."""
+    width, height = size
     canvas_width, canvas_height = grid.cols * tile, grid.rows * tile
-    if canvas_width / image.width < canvas_height / image.height:
-        width, height = canvas_width, min(math.ceil(image.height * canvas_width / image.width), canvas_height)
-    else:
-        width, height = min(math.ceil(image.width * canvas_height / image.height), canvas_width), canvas_height
+    if canvas_width / width < canvas_height / height:
+        return canvas_width, min(math.ceil(height * canvas_width / width), canvas_height)
+    return min(math.ceil(width * canvas_height / height), canvas_width), canvas_height
+
+
+def resize_and_pad(image: Image.Image, grid: Grid, tile: int, size: Size | None = None) -> Image.Image:
+    """Fit the whole image into the grid's canvas, keeping its proportions, centred on black.
+
+    Args:
+        image: RGB.
+        grid: Rows and columns of the canvas.
+        tile: Side of a tile in pixels.
+        size: Width and height of the image as it is stored, where it was decoded smaller.
+    """
+    canvas_width, canvas_height = grid.cols * tile, grid.rows * tile
+    width, height = fitting_size(size or image.size, grid, tile)
     canvas = Image.new("RGB", (canvas_width, canvas_height))
     canvas.paste(_resize(image, width, height), ((canvas_width - width) // 2, (canvas_height - height) // 2))
     return canvas
@@ -53,22 +69,35 @@ def split_tiles(canvas: Image.Image, tile: int) -> list[Image.Image]:
     ]
 
 
-def tile_image(image: Image.Image, tile: int, grids: Sequence[Grid]) -> tuple[list[Image.Image], Grid]:
-    """The tiles that a model sees of an image, and the grid they were cut in.
+def grid_of(size: Size, grids: Sequence[Grid], tile: int) -> Grid:
+    """The grid of an image of this width and height; `Grid(0, 0)` without `grids` (fixed resolution)."""
+    return choose_grid(size[1], size[0], grids, tile) if grids else Grid(0, 0)
 
-    The base tile, the whole image squashed to a square, comes first. Without `grids` (fixed resolution) it is the only
-    one and the grid is `Grid(0, 0)`.
+
+def tile_image(image: Image.Image, tile: int, grid: Grid, size: Size | None = None) -> list[Image.Image]:
+    """The tiles that a model sees of an image: first the base tile, the whole image squashed to a square, then the
+    grid's.
 
     Args:
         image: RGB.
         tile: Side of a tile in pixels.
-        grids: Grids allowed by the recipe; the first of equally good ones wins.
+        grid: What `grid_of` gives.
+        size: As in `resize_and_pad`.
     """
     base = _resize(image, tile, tile)
-    if not grids:
-        return [base], Grid(0, 0)
-    grid = choose_grid(image.height, image.width, grids, tile)
-    return [base, *split_tiles(resize_and_pad(image, grid, tile), tile)], grid
+    if grid == Grid(0, 0):
+        return [base]
+    return [base, *split_tiles(resize_and_pad(image, grid, tile, size), tile)]
+
+
+def needed_size(size: Size, grid: Grid, tile: int) -> Size:
+    """Width and height in pixels that suffice for the tiles of an image: nothing larger is looked at.
+
+    >>> needed_size((2000, 1000), Grid(1, 2), tile=384)
+    (768, 384)
+    """
+    width, height = (0, 0) if grid == Grid(0, 0) else fitting_size(size, grid, tile)
+    return max(width, tile), max(height, tile)
 
 
 def grids_up_to(tiles: int, side: int) -> tuple[Grid, ...]:

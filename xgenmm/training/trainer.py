@@ -20,11 +20,9 @@ from types import FrameType
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from xgenmm.config import decode, encode
-from xgenmm.data.loader import Loader, Step
-from xgenmm.data.permutation import keyed
+from xgenmm.data.loader import Loader, Step, keyed
 from xgenmm.data.quarantine import Quarantine
 from xgenmm.data.report import Tally, add_tallies, check_losses, data_report
 from xgenmm.model.vlm import PARTS, XGenMMForConditionalGeneration
@@ -97,12 +95,12 @@ class Sums:
         return sum(self.losses)
 
     def add(self, output: ObjectiveOutput, sources: Sequence[str]) -> None:
-        """Add a micro-batch; `sources` are those of its rows."""
+        """Add a micro-batch; `sources` are those of its documents."""
         self.losses.append(output.loss.item())
         self.count += output.count
         self.figures.update(output.figures)
-        rows = zip(sources, output.row_losses.tolist(), output.row_counts.tolist(), strict=True)
-        for source, loss, count in rows:
+        documents = zip(sources, output.document_losses.tolist(), output.document_counts.tolist(), strict=True)
+        for source, loss, count in documents:
             self.source_losses[source] += loss
             self.source_counts[source] += count
 
@@ -225,8 +223,8 @@ class Trainer:
     ) -> StepRecord:
         """The step's line in the metrics."""
         samples = sum(tally.samples for tally in step.tallies.values())
-        tokens = sum(int(batch.attention_mask.sum()) for batch in step.batches)
-        positions = sum(batch.attention_mask.numel() for batch in step.batches)
+        tokens = sum(int((batch.documents >= 0).sum()) for batch in step.batches)
+        positions = sum(len(batch.documents) for batch in step.batches)
         return StepRecord(
             step=step.number,
             loss=sums.loss / sums.count if sums.count else None,
@@ -328,7 +326,9 @@ def _deterministic(device: torch.device) -> Iterator[None]:
 
 
 def _to_device(batch: Batch, device: torch.device) -> Batch:
-    tensors: dict[str, Any] = {
-        name: value.to(device) for name, value in vars(batch).items() if isinstance(value, Tensor)
+    """What is computed with. What says where things stand remains on the CPU: reading it there waits for no GPU."""
+    moved = {
+        name: getattr(batch, name).to(device, non_blocking=True)
+        for name in ("input_ids", "position_ids", "pixel_values")
     }
-    return dataclasses.replace(batch, **tensors)
+    return dataclasses.replace(batch, **moved)

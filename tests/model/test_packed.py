@@ -1,0 +1,144 @@
+"""Packed rows: every document gets what it would get alone, and nothing of its neighbours."""
+
+import dataclasses
+
+import pytest
+import torch
+from toy import IMAGE_TOKEN, alone, make_examples, make_toy_model
+from transformers import BloomConfig, BloomForCausalLM
+
+from xgenmm.model.attention import use_packed_attention
+from xgenmm.model.vlm import XGenMMForConditionalGeneration
+from xgenmm.processor.branching import branch
+from xgenmm.processor.packing import pack
+from xgenmm.types import IGNORE_INDEX, Batch, Example
+
+ONE, GRID, WIDE = (0, 0, 30, 30), (2, 2, 48, 64), (1, 2, 30, 40)
+MIXED = [[GRID], [], [ONE, WIDE], [ONE]]
+"""Documents with one image, none, two, and one."""
+
+
+def logps_of(model: XGenMMForConditionalGeneration, batch: Batch) -> list[torch.Tensor]:
+    """Log-probabilities of each document's targets."""
+    logps = model(**batch.inputs(), targets=batch.labels[None]).logps
+    documents = batch.documents[batch.labels != IGNORE_INDEX]
+    return [logps[documents == document] for document in range(len(batch.ids))]
+
+
+def branched_examples() -> tuple[list[Example], Example]:
+    """Three examples with one beginning, and the same in branches."""
+    (trunk,) = make_examples([[WIDE]], length=20)
+    apart = []
+    for number, words in enumerate(([7, 8, 9], [7, 8, 20, 21, 22], [7, 30])):
+        ids = torch.cat([trunk.input_ids, torch.tensor(words)])
+        labels = torch.full_like(ids, IGNORE_INDEX)
+        labels[20:-1] = ids[21:]
+        apart.append(dataclasses.replace(trunk, id=f"branch{number}", input_ids=ids, labels=labels))
+    joined = branch(apart, IMAGE_TOKEN)
+    assert joined is not None
+    return apart, joined
+
+
+@pytest.mark.parametrize("padding", [0, 5])
+@pytest.mark.parametrize("family", ["phi3", "llama", "gpt2"])
+@pytest.mark.parametrize("before", ["sdpa", "eager"])
+def test_a_packed_document_is_a_document_alone(family: str, before: str, padding: int):
+    model = make_toy_model(family)
+    model.language_model.set_attn_implementation(before)
+    examples = make_examples(MIXED)
+    length = sum(len(example.input_ids) for example in examples) + padding
+    packed = logps_of(model, pack(examples, pad_id=256, length=length))
+    for found, example in zip(packed, examples, strict=True):
+        output = model(**alone(example), targets=example.labels[None])
+        torch.testing.assert_close(found, output.logps, rtol=0, atol=1e-5)
+
+
+def test_a_model_does_what_it_did_before_where_no_documents_are_given():
+    for before in ("sdpa", "eager"):
+        model = make_toy_model()
+        model.language_model.set_attn_implementation(before)
+        (example,) = make_examples([[ONE]])
+        expected = model(**alone(example)).logits
+        generated = model.generate(**alone(example), max_new_tokens=5, do_sample=False, eos_token_id=None)
+        logps_of(model, pack([example, example], pad_id=256))
+        assert torch.equal(model(**alone(example)).logits, expected)
+        again = model.generate(**alone(example), max_new_tokens=5, do_sample=False, eos_token_id=None)
+        assert torch.equal(again, generated)
+
+
+def test_the_loss_of_one_document_has_no_gradient_in_another(toy_model):
+    batch = pack([*make_examples(MIXED), branched_examples()[1]], pad_id=256)
+    pixels = batch.pixel_values.clone().requires_grad_()
+    with torch.no_grad():
+        text = toy_model.get_input_embeddings()(batch.input_ids[None])
+    text.requires_grad_()
+    toy_model.get_input_embeddings().register_forward_hook(lambda *_: text)
+    tiles = [5, 0, 4, 1, 3]
+    owner_of_tile = torch.arange(5).repeat_interleave(torch.tensor(tiles))
+    losses = logps_of(toy_model, dataclasses.replace(batch, pixel_values=pixels))
+    for document, loss in enumerate(losses):
+        gradients = torch.autograd.grad(loss.sum(), [text, pixels], retain_graph=True)
+        of_text, of_pixels = (gradient.abs() for gradient in gradients)
+        words = of_text[0].sum(dim=1)
+        assert words[batch.documents != document].max() == 0
+        assert words[batch.documents == document].max() > 0
+        assert of_pixels[owner_of_tile != document].max() == 0
+        if tiles[document]:
+            assert of_pixels[owner_of_tile == document].flatten(1).sum(dim=1).min() > 0
+
+
+def test_neighbours_words_and_pictures_do_not_move_a_bit(toy_model):
+    batch = pack(make_examples(MIXED), pad_id=256)
+    before = toy_model(**batch.inputs()).logits[0]
+    for document, tiles in enumerate((slice(0, 5), slice(5, 5), slice(5, 9), slice(9, 10))):
+        others = (batch.documents != document) & (batch.input_ids != IMAGE_TOKEN)
+        pixels = -batch.pixel_values
+        pixels[tiles] = batch.pixel_values[tiles]
+        changed = dataclasses.replace(
+            batch, input_ids=torch.where(others, 255 - batch.input_ids, batch.input_ids), pixel_values=pixels
+        )
+        after = toy_model(**changed.inputs()).logits[0]
+        own = batch.documents == document
+        assert torch.equal(after[own], before[own])
+        assert not torch.equal(after[~own], before[~own])
+
+
+@pytest.mark.parametrize("family", ["phi3", "llama"])
+def test_branches_are_rows_of_their_own(family: str):
+    model = make_toy_model(family)
+    apart, joined = branched_examples()
+    neighbours = make_examples(MIXED[2:])
+    results = []
+    for examples in ([neighbours[0], *apart, neighbours[1]], [neighbours[0], joined, neighbours[1]]):
+        model.zero_grad()
+        model.vision_tokenizer.projection.bias.grad = None
+        logps = torch.cat(logps_of(model, pack(examples, pad_id=256)))
+        logps.sum().backward()
+        results.append((logps.detach(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}))
+    (expected, gradients), (found, joined_gradients) = results
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(joined_gradients[name], gradient, rtol=1e-4, atol=1e-4)
+
+
+def test_layers_that_are_computed_again_keep_documents_apart(toy_model):
+    """Also if a padded forward pass comes in between."""
+    examples = make_examples(MIXED)
+    batch = pack(examples, pad_id=256)
+    torch.cat(logps_of(toy_model, batch)).sum().backward()
+    expected = toy_model.language_model.model.layers[0].mlp.down_proj.weight.grad.clone()
+    toy_model.zero_grad()
+    toy_model.language_model.activation_checkpointing_enable()
+    toy_model.train()
+    loss = torch.cat(logps_of(toy_model, batch)).sum()
+    toy_model(**alone(examples[0]))
+    loss.backward()
+    found = toy_model.language_model.model.layers[0].mlp.down_proj.weight.grad
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_language_model_with_attention_of_its_own_is_refused():
+    sizes = {"vocab_size": 100, "hidden_size": 32, "n_layer": 1, "n_head": 4}
+    bloom = BloomForCausalLM(BloomConfig(**sizes))
+    with pytest.raises(ValueError, match="BloomForCausalLM does not use transformers' attention interface"):
+        use_packed_attention(bloom)

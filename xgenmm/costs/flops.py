@@ -1,0 +1,220 @@
+"""Floating-point operations of a training step, by part. A multiplication with its addition counts as two.
+
+Attention counts what is useful: pairs of positions that see each other, so half of a causal square. What a kernel does
+beyond that (masked blocks, scores computed again in the backward pass) is its own affair.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from xgenmm.costs.shapes import Blocks, LanguageShape, Linear, ModelShape, ResamplerShape, VisionShape
+
+Recompute = Literal["none", "selective", "full"]
+"""What a block of the language model computes again in the backward pass instead of keeping it: nothing; all but its
+matrix products and attention; everything."""
+
+
+Amount = int | float
+"""A count, or the mean of one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What goes through the model: of one forward pass, a step, or a whole run."""
+
+    tiles: Amount
+    tokens: Amount
+    """Positions of the language model, vision tokens included."""
+    pairs: Amount
+    """Pairs of positions that attention joins: S (S + 1) / 2 for a document of S tokens."""
+    targets: Amount
+    """Positions with logits."""
+
+    def times(self, factor: Amount) -> "Work":
+        """So often, or a share of it."""
+        return Work(**{name: value * factor for name, value in vars(self).items()})
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(**{name: value + vars(other)[name] for name, value in vars(self).items()})
+
+
+def causal_pairs(lengths: Sequence[int]) -> int:
+    """Pairs of positions in documents of these lengths, each by itself.
+
+    >>> causal_pairs([3, 1])
+    7
+    """
+    return sum(length * (length + 1) // 2 for length in lengths)
+
+
+Mode = bool | Literal["lora"]
+"""All of a part trains, nothing of it, or LoRA adapters on its linear layers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What of the model learns, and how the backward pass is made."""
+
+    vision: Mode = False
+    resampler: Mode = True
+    language: Mode = True
+    rank: int = 0
+    """Of LoRA."""
+    recompute: Recompute = "none"
+
+    @property
+    def embeddings_learn(self) -> bool:
+        """Whether gradients go on below the language model."""
+        return bool(self.vision or self.resampler) or self.language is True
+
+    @property
+    def anything(self) -> bool:
+        """Whether gradients go through the language model at all."""
+        return self.embeddings_learn or self.language == "lora"
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Operations of a part in the forward pass, in the backward pass, and what is computed again in the latter."""
+
+    forward: Amount = 0
+    backward: Amount = 0
+    again: Amount = 0
+
+    @property
+    def useful(self) -> Amount:
+        """What the step is about: without what is computed twice."""
+        return self.forward + self.backward
+
+    @property
+    def total(self) -> Amount:
+        """What the machine does."""
+        return self.useful + self.again
+
+    def __add__(self, other: "Passes") -> "Passes":
+        return Passes(self.forward + other.forward, self.backward + other.backward, self.again + other.again)
+
+    def __mul__(self, times: Amount) -> "Passes":
+        return Passes(self.forward * times, self.backward * times, self.again * times)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flops:
+    """Operations by part."""
+
+    parts: dict[str, Passes]
+    """`vision`, `resampler`, `linear` (the language model's matrices), `attention` (its), `head`, and `lora` (all
+    adapters).
+    """
+
+    @property
+    def sum(self) -> Passes:
+        """All parts together."""
+        return sum(self.parts.values(), start=Passes())
+
+
+def step_flops(shape: ModelShape, work: Work, trained: Trained) -> Flops:
+    """Operations of a training step that moves `work` through a model."""
+    blocks = shape.language.blocks
+    vision, vision_lora = _vision(shape.vision, trained)
+    resampler, resampler_lora = _resampler(shape.resampler, shape.vision.patches, trained)
+    linear, linear_lora = _linear(blocks, trained)
+    parts = {
+        "vision": vision * work.tiles,
+        "resampler": resampler * work.tiles,
+        "linear": linear * work.tokens,
+        "attention": _mixing(blocks, trained) * work.pairs,
+        "head": _head(shape.language, trained) * work.targets,
+        "lora": (vision_lora + resampler_lora) * work.tiles + linear_lora * work.tokens,
+    }
+    return Flops(parts={name: passes for name, passes in parts.items() if passes.total})
+
+
+def _vision(shape: VisionShape, trained: Trained) -> tuple[Passes, Passes]:
+    """Of one tile: the encoder's own operations, and those of its adapters."""
+    mode, learns = trained.vision, bool(trained.vision)
+    stem = 2 * shape.stem_macs
+    own, lora = Passes(stem, 2 * stem - 2 * shape.stem_first if mode is True else 0), Passes()
+    if mode == "lora":
+        lora = sum((_matrix(linear, mode, trained.rank, below=False)[1] for linear in shape.pooled), start=lora)
+    if (blocks := shape.blocks) is not None:
+        matrices, adapters = _stack(blocks, mode, trained.rank, learns=learns, below=mode is True)
+        mixing = 4 * blocks.layers * shape.tokens**2 * blocks.attention_width
+        own += matrices * shape.tokens + Passes(mixing, 2 * mixing if learns else 0)
+        lora += adapters * shape.tokens
+    return own, lora
+
+
+def _resampler(shape: ResamplerShape, patches: int, trained: Trained) -> tuple[Passes, Passes]:
+    """Of one tile. The first layer's queries come from the latents alone, its keys from features too."""
+    mode, learns = trained.resampler, bool(trained.resampler or trained.vision)
+    positions = {"kv": patches + shape.latents}
+    mixing = 4 * shape.depth * shape.latents * (patches + shape.latents) * shape.inner
+    own, lora = Passes(mixing, 2 * mixing if learns else 0), Passes()
+    for number in range(shape.depth):
+        for linear in (*shape.linears, *([shape.projection] if number == 0 else [])):
+            below = learns
+            if number == 0 and linear.name in ("q", "kv"):
+                below = mode is True or (bool(trained.vision) and linear.name == "kv")
+            matrix, adapter = _matrix(linear, mode, trained.rank, below=below)
+            own += matrix * positions.get(linear.name, shape.latents)
+            lora += adapter * positions.get(linear.name, shape.latents)
+    return own, lora
+
+
+def _linear(blocks: Blocks, trained: Trained) -> tuple[Passes, Passes]:
+    """Of one token: the language model's matrices, and their adapters."""
+    mode, rank = trained.language, trained.rank
+    matrices, adapters = _stack(blocks, mode, rank, learns=trained.anything, below=trained.embeddings_learn)
+    if trained.recompute != "full" or not trained.anything:
+        return matrices, adapters
+    # Computing again stops at the last value that the backward pass asks for: what goes into the block's last matrix,
+    # or into the second half of that matrix' adapter, which is computed after it.
+    last = blocks.linears[-1]
+    again = 2 * blocks.layers * (blocks.weights - (0 if mode == "lora" else last.weights))
+    again_lora = adapters.forward - 2 * blocks.layers * rank * last.outputs if mode == "lora" else 0
+    return matrices + Passes(again=again), adapters + Passes(again=again_lora)
+
+
+def _mixing(blocks: Blocks, trained: Trained) -> Passes:
+    """Scores and weighted sums of one pair of positions, in all blocks."""
+    forward = 4 * blocks.layers * blocks.attention_width
+    if not trained.anything:
+        return Passes(forward)
+    return Passes(forward, 2 * forward, forward if trained.recompute == "full" else 0)
+
+
+def _head(language: LanguageShape, trained: Trained) -> Passes:
+    """Of one position with logits."""
+    forward = 2 * language.table
+    return Passes(forward, forward * (int(trained.anything) + int(trained.language is True)))
+
+
+def _stack(blocks: Blocks, mode: Mode, rank: int, *, learns: bool, below: bool) -> tuple[Passes, Passes]:
+    """Of one position in all blocks: matrices and adapters.
+
+    Args:
+        blocks: The stack.
+        mode: What of it trains.
+        rank: Of its adapters.
+        learns: Whether gradients go through it.
+        below: Whether they leave it at the bottom; otherwise the first block's input needs none.
+    """
+    own, lora = Passes(), Passes()
+    for linear in blocks.linears:
+        matrix, adapter = _matrix(linear, mode, rank, below=learns)
+        first, first_adapter = _matrix(linear, mode, rank, below=below) if linear in blocks.first else (matrix, adapter)
+        own += matrix * (blocks.layers - 1) + first
+        lora += adapter * (blocks.layers - 1) + first_adapter
+    return own, lora
+
+
+def _matrix(linear: Linear, mode: Mode, rank: int, *, below: bool) -> tuple[Passes, Passes]:
+    """Of one position: a linear layer and its adapter. Its input needs a gradient if something `below` it learns."""
+    forward = 2 * linear.weights
+    own = Passes(forward, forward * (int(below) + int(mode is True)))
+    if mode != "lora":
+        return own, Passes()
+    narrow, wide = 2 * rank * linear.inputs, 2 * rank * linear.outputs
+    return own, Passes(narrow + wide, narrow * (1 + int(below)) + 2 * wide)

@@ -1,0 +1,44 @@
+"""Damage inside a JPEG's scan that Pillow passes over: its decoder only warns of it, or does not notice."""
+
+import re
+
+import simplejpeg
+
+_HARMLESS_BYTES = 16
+"""Some cameras fill up the end of a scan; a damage leaves more behind."""
+_HOLE, _HUFFMAN, _LUMA_AC = 64, 0xC4, 0x10
+
+
+def damage_of(content: bytes) -> str | None:
+    """What is wrong with the file, in words, or None."""
+    try:
+        simplejpeg.decode_jpeg(content, strict=True)
+    except ValueError as error:
+        surplus = re.search(r"(\d+) extraneous bytes", str(error))
+        if "Corrupt JPEG data" in str(error) and (surplus is None or int(surplus[1]) > _HARMLESS_BYTES):
+            return str(error)
+    scan = content.find(b"\xff\xda")
+    hole = content.find(bytes(_HOLE), scan)
+    if scan >= 0 and hole >= 0 and not _codes_nothing_as_zeros(content[:scan]):
+        return f"a hole of zeros at byte {hole}"
+    return None
+
+
+def _codes_nothing_as_zeros(header: bytes) -> bool:
+    """Whether brightness has "no more coefficients" written as zeros, as tables made for flat pictures may: then zeros
+    say nothing of a damage. Otherwise 64 bytes of them would be several blocks of coefficients that are all -1.
+
+    Source: ITU-T T.81, B.2.4.2: the first symbol of a table has the code of all zeros; 0x10 is AC of the first table,
+    symbol 0 the end of a block.
+    """
+    place = 2
+    while place + 4 <= len(header):
+        marker, size = header[place + 1], int.from_bytes(header[place + 2 : place + 4], "big")
+        tables = header[place + 4 : place + 2 + size] if marker == _HUFFMAN else b""
+        while len(tables) > 17:
+            symbols = sum(tables[1:17])
+            if tables[0] == _LUMA_AC and symbols and tables[17] == 0:
+                return True
+            tables = tables[17 + symbols :]
+        place += 2 + size
+    return False
