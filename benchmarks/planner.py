@@ -5,12 +5,18 @@ of 128 vision tokens a tile, long documents cut at paragraphs. Speeds are CPU ti
 is missed.
 """
 
+import json
+import subprocess
+import sys
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 
 from xgenmm.data.lengths import SourceLengths
 from xgenmm.data.mixture import MixtureConfig
+from xgenmm.data.plan import Cost, deal
 from xgenmm.data.planner import BatchConfig, MixtureSource, Planner
 
 TOKENS_PER_TILE = 128
@@ -79,26 +85,156 @@ def columns(name, text, tiles, capacity, draw, supervised=1.0):
     )
 
 
-def make(mix, capacity, unit, rows=64, tiles=None, size=100_000):
-    """A planner over simulated sources."""
-    sources = [
-        MixtureSource(lengths=documents(name, size, *shape, capacity), weight=weight)
+def simulate(mix, capacity, rows=50_000):
+    """Sources of a mixture of documents."""
+    return [
+        MixtureSource(lengths=documents(name, rows, *shape, capacity), weight=weight)
         for name, (weight, *shape) in mix.items()
     ]
-    return planner(sources, capacity, unit, rows, tiles)
 
 
-def planner(sources, capacity, unit, rows, tiles):
+def instructions(capacity, rows=100_000):
+    """Any-resolution instruction data as the only source."""
+    return [MixtureSource(lengths=conversations("instructions", rows, capacity), weight=100.0)]
+
+
+def endless(sources, capacity, unit="samples", batch=None):
     """A planner that never ends."""
     mixture = MixtureConfig(unit=unit, at_end="repeat")
-    batch = BatchConfig(rows=rows, tokens=capacity, tiles=tiles)
+    batch = batch or BatchConfig(rows=64, tokens=capacity, tiles=capacity // 128)
     return Planner(sources, mixture, batch, seed=0, max_tokens=capacity, tokens_per_tile=TOKENS_PER_TILE)
 
 
-def plan(made, samples):
-    """Plan until so many samples are drawn; CPU seconds."""
+def plan(planner, samples):
+    """Plan until at least so many samples are drawn; CPU seconds and the number."""
     began = time.process_time()
-    while sum(source.counts.samples for source in made.statistics().sources.values()) < samples:
-        for _ in range(8):
-            next(made)
-    return time.process_time() - began
+    while (drawn := sum(one.counts.samples for one in planner.statistics().sources.values())) < samples:
+        for _ in range(16):
+            next(planner)
+    return time.process_time() - began, drawn
+
+
+def speed_and_packing():
+    """Figures of 100,000 samples of the pre-training mixture, and of instructions."""
+    for capacity, bar in ((4096, 0.02), (8192, 0.01)):
+        sources = simulate(PRETRAINING, capacity)
+        for unit in ("samples", "tokens", "loss_tokens"):
+            planner = endless(sources, capacity, unit)
+            seconds, drawn = plan(planner, 100_000)
+            statistics = planner.statistics()
+            title = f"pre-training by {unit}, rows of {capacity}"
+            yield f"{title}: samples planned per CPU second", drawn / seconds, ">=", 50_000
+            yield f"{title}: padding", 1 - statistics.fill, "<=", bar
+            error = max(abs(one.shares[unit] - one.target) for one in statistics.sources.values())
+            yield f"{title}: largest error of a share after {drawn:,} samples", error, "<=", 0.001
+    planner = endless(instructions(4096), 4096)
+    plan(planner, 100_000)
+    yield "any-resolution instructions, rows of 4096: padding", 1 - planner.statistics().fill, "<=", 0.03
+
+
+def balance():
+    """How equally 64 ranks are loaded that take four rows a step each, over 24 steps."""
+    mixes = {
+        "captions": simulate(CAPTIONS, 4096),
+        "interleaved": simulate(INTERLEAVED, 4096),
+        "any-resolution": instructions(4096),
+        "pre-training": simulate(PRETRAINING, 4096),
+    }
+    cost = Cost()
+    for name, sources in mixes.items():
+        planner = endless(sources, 4096, batch=BatchConfig(rows=256, tokens=4096))
+        loads = np.array([[[cost.of(row) for row in rank] for rank in deal(next(planner), 64)] for _ in range(24)])
+        totals = loads.sum(axis=2)
+        yield (
+            f"{name}, 64 ranks x 4 rows: dearest rank / mean, worst step",
+            (totals.max(1) / totals.mean(1)).max(),
+            "<=",
+            1.05,
+        )
+        # ranks meet in every layer of every forward pass: each waits for the dearest row of its round
+        waiting = loads.max(axis=1).sum(axis=1) / totals.mean(axis=1)
+        yield f"{name}, 64 ranks x 4 rows: step time / ideal, mean", waiting.mean(), "<=", 1.10
+
+
+def index_folder(folder):
+    """Columns of ten million samples in files, shared out as the pre-training mixture is."""
+    for name, (weight, *shape) in PRETRAINING.items():
+        lengths = documents(name, int(weight * 100_000), *shape, 4096)
+        for column in ("shards", "tokens", "tiles", "loss_tokens", "pieces"):
+            if (values := getattr(lengths, column)) is not None:
+                np.save(folder / f"{name}.{column}.npy", values)
+        (folder / f"{name}.json").write_text(json.dumps({"longest": lengths.longest, "most_tiles": lengths.most_tiles}))
+
+
+def open_folder(folder):
+    """A planner over the memory-mapped columns."""
+    sources = []
+    for name, (weight, *_) in PRETRAINING.items():
+        columns = {
+            column: np.load(path, mmap_mode="r")
+            for column in ("shards", "tokens", "tiles", "loss_tokens", "pieces")
+            if (path := folder / f"{name}.{column}.npy").exists()
+        }
+        largest = json.loads((folder / f"{name}.json").read_text())
+        sources.append(
+            MixtureSource(lengths=SourceLengths(name=name, digest="simulated", **columns, **largest), weight=weight)
+        )
+    return endless(sources, 4096)
+
+
+def restore(folder):
+    """In a process of its own: stand at a saved state, plan a step and then 200 more; prints what that took."""
+    began = time.perf_counter()
+    planner = open_folder(folder)
+    planner.restore(json.loads((folder / "state.json").read_text()))
+    next(planner)
+    seconds = time.perf_counter() - began
+    digest = planner.digest
+    planner.replay(planner.number + 200)
+    status = Path("/proc/self/status").read_text()  # getrusage would give the parent's peak where that is higher
+    peak = int(status.split("VmHWM:")[1].split()[0]) / 1024
+    print(json.dumps({"seconds": seconds, "megabytes": peak, "digest": digest}))
+
+
+def resume():
+    """Restoring at sample ten million of an index of as many."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        index_folder(folder)
+        planner = open_folder(folder)
+        # Counts are set to sample ten million, and forty steps planned from there to have rows open; to plan the way
+        # there takes two minutes and gives a state of the same kind.
+        state = planner.state()
+        state["mixture"]["drawn"] = [int(weight * 99_900) for weight, *_ in PRETRAINING.values()]
+        planner.restore(state)
+        for _ in range(40):
+            next(planner)
+        text = json.dumps(planner.state())
+        (folder / "state.json").write_text(text)
+        drawn = sum(planner.state()["mixture"]["drawn"])
+        next(planner)
+        output = subprocess.run([sys.executable, __file__, "restore", name], check=True, capture_output=True, text=True)
+        found = json.loads(output.stdout)
+    if found["digest"] != planner.digest:
+        raise SystemExit("the restored plan is another one")
+    yield f"restored and one step planned at sample {drawn:,}: seconds", found["seconds"], "<=", 1.0
+    yield "the whole process with an index of 10,000,000 samples: MB", found["megabytes"], "<=", 300
+    yield "its state: kB of JSON", len(text) / 1000, "<=", 16
+
+
+def main():
+    """Print every figure; 1 if one misses its bar."""
+    missed = 0
+    for part in (speed_and_packing, balance, resume):
+        for title, value, relation, bar in part():
+            met = value >= bar if relation == ">=" else value <= bar
+            missed += not met
+            print(f"{'ok    ' if met else 'MISSED'} {title}: {value:,.5g} (bar: {relation} {bar:,g})", flush=True)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["restore"]:
+        restore(Path(sys.argv[2]))
+    else:
+        sys.exit(main())

@@ -17,7 +17,8 @@ from torch import nn
 from transformers import AutoTokenizer
 
 from xgenmm.config import ConfigError, decode, encode, nearest, override, read_yaml, to_yaml
-from xgenmm.data.loader import BatchConfig, Loader, SourceConfig, keyed
+from xgenmm.data.loader import BatchConfig, Loader, SourceConfig
+from xgenmm.data.permutation import keyed
 from xgenmm.data.readers import find_files
 from xgenmm.evaluation.watch import Watch, WatchConfig
 from xgenmm.inference.load import load

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from xgenmm.config import ConfigError
-from xgenmm.data.loader import BatchConfig, Loader, SourceConfig, keyed
+from xgenmm.data.loader import BatchConfig, Loader, SourceConfig
 from xgenmm.data.quarantine import DataError, Fault, Quarantine, read_lines
 from xgenmm.data.report import Tally, add_tallies, check_losses, data_report
 from xgenmm.types import IGNORE_INDEX
@@ -48,11 +48,6 @@ def same(one, other):
         for a, b in zip(s.batches, t.batches, strict=True)
         for name in ("input_ids", "labels", "documents", "position_ids", "pixel_values", "image_layouts")
     )
-
-
-def test_keyed_is_the_same_in_every_process():
-    # `printf "(1, 2, 'a')" | b2sum -l 64`; hash() of a text would be another number in every process
-    assert keyed(1, 2, "a") == 0x3BDEDD32EDD00F9B
 
 
 def test_every_epoch_holds_every_row_once_in_another_order(make):

@@ -4,7 +4,6 @@ Which rows make up step N is a pure function of (settings, seed, N): a stopped r
 without a memory of what it read before.
 """
 
-import hashlib
 import time
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ import numpy as np
 
 from xgenmm.config import ConfigError, bind, nearest
 from xgenmm.data.adapters import ADAPTERS, Adapter
+from xgenmm.data.permutation import keyed
 from xgenmm.data.quarantine import BadSample, DataError, Fault
 from xgenmm.data.readers import open_reader
 from xgenmm.data.report import Tally, count_reasons
@@ -337,8 +337,3 @@ class _Mixture:
             self._drawn[source] += 1
             self._slot += 1
         return slots
-
-
-def keyed(*parts: int | str) -> int:
-    """64 bits that depend on all parts and on nothing else: the same in every process and on every machine."""
-    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big")

@@ -1,6 +1,6 @@
 """Which documents share a row: best fit, with two capacities. Knows lengths, not tokens."""
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -55,7 +55,7 @@ class _Bins:
         free, chosen = (self.tokens, _Bin(self.tiles, opened)) if place is None else self.pop(place)
         chosen.items.append(item)
         chosen.free_tiles -= item.tiles
-        place = bisect_left(self.free, free - item.tokens)
+        place = bisect_right(self.free, free - item.tokens)  # behind its equals: the oldest is filled first
         self.free.insert(place, free - item.tokens)
         self.bins.insert(place, chosen)
         return place

@@ -22,7 +22,8 @@ from typing import Any
 import torch
 
 from xgenmm.config import decode, encode
-from xgenmm.data.loader import Loader, Step, keyed
+from xgenmm.data.loader import Loader, Step
+from xgenmm.data.permutation import keyed
 from xgenmm.data.quarantine import Quarantine
 from xgenmm.data.report import Tally, add_tallies, check_losses, data_report
 from xgenmm.model.vlm import PARTS, XGenMMForConditionalGeneration
