@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from xgenmm import __version__
 
 if TYPE_CHECKING:
+    from xgenmm.data.loader import SourceConfig
     from xgenmm.inference.generate import GenerationConfig
 
 PROGRAM = "xgenmm"
@@ -139,6 +140,31 @@ def _data_scan(options: argparse.Namespace) -> None:
     print(f"{summary.text()}\nreport: {options.output}")
 
 
+def _data_fetch(options: argparse.Namespace) -> None:
+    from xgenmm.data.fetch import FetchConfig, fetch
+    from xgenmm.web import WebConfig
+
+    web = WebConfig(seconds=options.timeout, max_bytes=options.max_bytes, allow_private=options.allow_private)
+    config = FetchConfig(
+        workers=options.workers,
+        per_host=options.per_host,
+        retries=options.retries,
+        max_pixels=options.max_pixels,
+        web=web,
+    )
+    sources = [source for name in options.tables for source in _sources(name, options.schema, None)]
+    summary = fetch(sources, options.output, config)
+    print(f"{summary.text()}\npictures: {options.output}")
+
+
+def _sources(name: str, schema: str, images: Path | None) -> "Sequence[SourceConfig]":
+    """The sources of a recipe, or of files, folders and globs."""
+    from xgenmm.data.sources import find_sources
+    from xgenmm.recipe import is_recipe, load_recipe, sources_of
+
+    return sources_of(load_recipe(name)) if is_recipe(name) else find_sources(name, schema=schema, images=images)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=PROGRAM, description="Train, look at and talk to xGen-MM (BLIP-3) models.")
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
@@ -179,9 +205,32 @@ def _parser() -> argparse.ArgumentParser:
     scan.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core, at most four)")
     scan.add_argument("--images", type=Path, metavar="DIR", help="where pictures that tables name are")
     scan.set_defaults(function=_data_scan)
+    _add_fetch(jobs.add_parser("fetch", help="the pictures that tables name by address, into a folder; resumes"))
 
     _add_evaluate(verbs.add_parser("evaluate", help="benchmarks, few-shot and safety; or saved answers scored again"))
     return parser
+
+
+def _add_fetch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("tables", metavar="SOURCE|TABLE", nargs="+", help="files, folders, globs, or a recipe")
+    parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="`images` of the sources in a recipe")
+    parser.add_argument("--schema", default="auto", metavar="NAME", help="a data set's or an adapter's name (auto)")
+    parser.add_argument(
+        "--workers", type=int, default=32, metavar="N", help="pictures at a time (default: %(default)s)"
+    )
+    parser.add_argument("--per-host", type=int, default=4, metavar="N", help="of one server (default: %(default)s)")
+    parser.add_argument("--retries", type=int, default=3, metavar="N", help="further tries (default: %(default)s)")
+    parser.add_argument(
+        "--timeout", type=float, default=30.0, metavar="SECONDS", help="for all of a picture (default: %(default)s)"
+    )
+    parser.add_argument("--max-bytes", type=int, default=50_000_000, metavar="N", help="(default: %(default)s)")
+    parser.add_argument("--max-pixels", type=int, default=100_000_000, metavar="N", help="(default: %(default)s)")
+    parser.add_argument(
+        "--allow-private",
+        action="store_true",
+        help="also addresses of this machine and its network; never for tables that strangers wrote",
+    )
+    parser.set_defaults(function=_data_fetch)
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:

@@ -145,6 +145,23 @@ class StageResult:
 Hook = Callable[[StageResult], None]
 
 
+def is_recipe(name: str) -> bool:
+    """Whether a name is a recipe's: a YAML file, or one of ours where there is no file of that name."""
+    return name.endswith((".yaml", ".yml")) or (not Path(name).exists() and name in _shipped())
+
+
+def sources_of(recipe: Recipe) -> list[SourceConfig]:
+    """All sources of all stages. What several stages use comes once; a namesake that differs gets its stage's name."""
+    found: dict[str, SourceConfig] = {}
+    for stage in recipe.stages:
+        for source in stage.data:
+            same = dataclasses.replace(source, weight=None, samples=None)
+            if found.setdefault(source.name, same) != same:
+                name = f"{stage.name}/{source.name}"
+                found[name] = dataclasses.replace(same, name=name)
+    return list(found.values())
+
+
 def load_recipe(name: str, assignments: Iterable[str] = ()) -> Recipe:
     """Read a recipe by its path, or one of ours by its name (`debug`, `paper/sft`), with `a.b=c` applied.
 
@@ -152,12 +169,16 @@ def load_recipe(name: str, assignments: Iterable[str] = ()) -> Recipe:
         ConfigError: There is none, or it does not decode.
     """
     path = Path(name)
-    shipped = {str(p.relative_to(RECIPES).with_suffix("")): p for p in sorted(RECIPES.rglob("*.yaml"))}
+    shipped = _shipped()
     if not path.suffix and name in shipped:
         path = shipped[name]
     elif not path.is_file():
         raise ConfigError(f'there is no recipe "{name}": neither a file nor one of ours; {nearest(name, shipped)}')
     return decode(Recipe, override(read_yaml(path), assignments))
+
+
+def _shipped() -> dict[str, Path]:
+    return {str(p.relative_to(RECIPES).with_suffix("")): p for p in sorted(RECIPES.rglob("*.yaml"))}
 
 
 def check(recipe: Recipe) -> None:

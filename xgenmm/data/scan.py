@@ -158,10 +158,22 @@ def find_data(path: Path) -> list[Path]:
     pictures = [one for one in found if one.suffix[1:].lower() in PICTURE_SUFFIXES]
     stems = {one.with_suffix("") for one in pictures}
     tables = [one for one in found if one.suffix.lower() in TABLES and one.with_suffix("") not in stems]
+    tables = [one for one in tables if not _tells_of_a_shard(one)]
     described = {one.with_suffix("") for one in found if one.suffix.lower() in (".txt", ".json")}
     shards = [one for one in found if one.suffix.lower() == ".tar"]
     alone = [one for one in pictures if one.with_suffix("") in described or not (tables or shards)]
     return sorted([*tables, *shards, *alone])
+
+
+def _tells_of_a_shard(table: Path) -> bool:
+    """Whether a table is what img2dataset notes about a shard of digits: its samples are in the shard."""
+    number = table.stem.removesuffix("_stats")
+    if not number.isdigit():
+        return False
+    shards = [table.with_name(f"{number}.tar"), table.with_name(number)]
+    if table.stem != number:
+        shards.append(table.with_name(f"{number}.parquet"))
+    return any(shard.exists() for shard in shards)
 
 
 def scan_file(path: Path, schema: str = AUTO, images: Path | None = None) -> Iterator[Finding]:
@@ -258,7 +270,7 @@ def _scan_tar(path: Path, schema: str) -> Iterator[Finding]:
             for extension, (offset, size) in members.items():
                 file.seek(offset)
                 fields[extension] = file.read(size)
-            adapter = fallback or ("mint" if _is_document(fields, path) else "caption_pairs")
+            adapter = fallback or ("mint" if is_document(fields, path) else "caption_pairs")
             reason, detail = judge(Row(id=key, fields=fields, root=path.parent), adapter)
             yield _record(name, key, reason, detail)
     told = set()
@@ -270,7 +282,7 @@ def _scan_tar(path: Path, schema: str) -> Iterator[Finding]:
             yield _record(name, key, reason, detail)
 
 
-def _is_document(fields: dict[str, Any], path: Path) -> bool:
+def is_document(fields: dict[str, Any], path: Path) -> bool:
     """Whether a tar's sample is an interleaved document, not a captioned picture."""
     content = fields.get("json", b"")
     if b'"texts"' in content and b'"images"' in content:

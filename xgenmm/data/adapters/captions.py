@@ -104,7 +104,8 @@ def visual_genome(row: Row, choose: Choose) -> Document:
     """An entry of Visual Genome's `region_descriptions.json`: a picture and the phrase of one of its regions.
 
     Args:
-        row: A JSON row with `id` and `regions`; the picture is `{id}.jpg` under `images`.
+        row: A JSON row with `id` and `regions`; the picture is `{id}.jpg` under `images`, or that of a `url` (which the
+            published file lacks and its tables on the hub have).
         choose: Draws the region.
 
     Raises:
@@ -114,6 +115,11 @@ def visual_genome(row: Row, choose: Choose) -> Document:
     if not regions:
         raise BadSample("text_empty", "there is no region")
     region = typed(regions[choose(len(regions))], dict, "regions")
+    if row.fields.get("url") is not None:
+        return Document(id=row.id, parts=(fetched_picture(row, row.fields["url"]), _phrase(region)))
     number = required(row.fields, "id", int) if "id" in row.fields else required(row.fields, "image_id", int)
-    phrase = not_blank(required(region, "phrase", str), "phrase").strip()
-    return Document(id=row.id, parts=(named_picture(row, f"{number}.jpg"), phrase))
+    return Document(id=row.id, parts=(named_picture(row, f"{number}.jpg"), _phrase(region)))
+
+
+def _phrase(region: dict[str, Any]) -> str:
+    return not_blank(required(region, "phrase", str), "phrase").strip()
