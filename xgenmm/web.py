@@ -23,11 +23,10 @@ from urllib3.exceptions import HTTPError, LocationParseError
 from urllib3.response import BaseHTTPResponse
 from urllib3.util import parse_url
 
-from xgenmm import __version__
 from xgenmm.config import ConfigError
 
-AGENT = f"xgenmm/{__version__}"
-"""How we call ourselves; robots.txt may name the part before the stroke."""
+AGENT = "xgenmm"
+"""How we call ourselves, to servers and in their robots.txt."""
 PORTS = {"http": 80, "https": 443}
 REDIRECTS = (301, 302, 303, 307, 308)
 PASSING = (408, 425, 429, 500, 502, 503, 504)

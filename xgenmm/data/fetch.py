@@ -40,7 +40,6 @@ LONGEST_REST = 60.0
 """Seconds that a server can ask us to wait between tries."""
 AHEAD = 64
 """Addresses per worker that are read ahead: many servers can be asked in turn."""
-NAME = AGENT.partition("/")[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,7 +246,7 @@ class _Run:
 
     def _ask_robots(self, url: str) -> Robots:
         try:
-            return parse_robots(self.web.get(url), NAME)
+            return parse_robots(self.web.get(url), AGENT)
         except WebError as error:
             if error.reason in SILENCE:
                 raise
@@ -270,7 +269,7 @@ class _Run:
 
 
 def _heed(headers: Mapping[str, str]) -> None:
-    if word := refusal(headers, NAME):
+    if word := refusal(headers, AGENT):
         raise WebError("opted_out", f"X-Robots-Tag says {word}")
 
 
