@@ -1,5 +1,6 @@
 """Recipes: every shipped one works, mistakes are found early, and a run that was killed ends like one that was not."""
 
+import dataclasses
 import json
 import os
 import random
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 from xgenmm import recipe as recipes
 from xgenmm.config import ConfigError, decode, encode, override, read_yaml
 from xgenmm.data.quarantine import DataError, read_lines
+from xgenmm.model.vlm import XGenMMForConditionalGeneration
 from xgenmm.model.weights import WeightsError
 from xgenmm.recipe import RECIPES, Recipe, check, load_recipe, run
 from xgenmm.training.trainer import Trainer
@@ -243,6 +245,32 @@ def test_a_stage_leaves_the_average_of_its_weights(straight, toy_folder, tmp_pat
             one, two, three = (step[name] for step in steps)
             torch.testing.assert_close(value, one / 4 + two / 4 + three / 2)
             assert torch.equal(three, last[name])  # the average changes nothing in the training
+
+
+def test_a_cached_reference_trains_as_a_live_one(straight, toy_folder, tmp_path, monkeypatch):
+    """Also over an interruption, and without a copy of the model or a pass through it beside the policy's."""
+    recipe, results, _ = straight
+    settings = ["stages.dpo.objective.reference=cached", f"stages.dpo.init={results[2].folder / 'weights'}"]
+    cached = debug(toy_folder, tmp_path, *settings, stages=4)
+    cached = dataclasses.replace(cached, model=None, stages=cached.stages[3:])
+    monkeypatch.delattr(XGenMMForConditionalGeneration, "frozen_reference")
+    real, count = Trainer.update, [0]
+
+    def update(self, *arguments):
+        count[0] += 1
+        if count[0] == 3:  # the first checkpoint is of step 2
+            raise Killed
+        return real(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "update", update)
+    with pytest.raises(Killed):
+        run(cached)
+    before = (tmp_path / "debug" / "dpo" / "reference.parquet").stat().st_mtime_ns
+    (result,) = run(cached)
+    assert (result.folder / "reference.parquet").stat().st_mtime_ns == before
+    for ours, theirs in zip(metrics(result.folder), metrics(recipe.folder / "dpo"), strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+        assert ours["figures"] == pytest.approx(theirs["figures"], rel=1e-4, abs=1e-5)
 
 
 def test_precision_is_settled_once_for_a_run(toy_folder, tmp_path, monkeypatch):

@@ -22,6 +22,7 @@ from xgenmm.data.permutation import keyed
 from xgenmm.data.readers import find_files
 from xgenmm.evaluation.watch import Watch, WatchConfig
 from xgenmm.inference.load import load
+from xgenmm.model.feature_cache import fingerprint
 from xgenmm.model.language import embedding_table
 from xgenmm.model.lora import LoraConfig
 from xgenmm.model.vlm import XGenMMForConditionalGeneration
@@ -29,6 +30,7 @@ from xgenmm.model.weights import ModelConfig, assemble, check_folder, read_encod
 from xgenmm.objectives import OBJECTIVES
 from xgenmm.objectives.dpo import DpoConfig
 from xgenmm.objectives.next_token import NextTokenConfig
+from xgenmm.objectives.reference import asked
 from xgenmm.processor.processor import ProcessorConfig, XGenMMProcessor
 from xgenmm.processor.prompt import PROMPTS
 from xgenmm.provenance import commit, package_versions
@@ -36,7 +38,8 @@ from xgenmm.training.checkpoint import CheckpointConfig, latest_checkpoint
 from xgenmm.training.metrics import peak_memory_mb
 from xgenmm.training.optim import OptimConfig, averaged
 from xgenmm.training.precision import Precision, autocast, lost_in, probe, put_back
-from xgenmm.training.trainer import Trainer, TrainerConfig
+from xgenmm.training.reference_cache import ReferenceCache, prepare_reference
+from xgenmm.training.trainer import Trainer, TrainerConfig, to_device
 
 log = logging.getLogger(__name__)
 
@@ -291,6 +294,8 @@ def _train(recipe: Recipe, number: int, precision: Precision) -> StageResult:
     _note_settings(recipe, number, folder)
     model, processor = build(recipe, stage)
     objective_config = stage.objective_config()
+    cached = isinstance(objective_config, DpoConfig) and objective_config.reference == "cached"
+    about = _about_reference(stage, model, processor, precision) if cached else {}
     pairs = isinstance(objective_config, DpoConfig)
     loader = Loader(stage.data, stage.batch, processor, pairs=pairs, seed=keyed(recipe.seed, stage.name))
     steps = _number_of_steps(stage, loader)
@@ -305,10 +310,16 @@ def _train(recipe: Recipe, number: int, precision: Precision) -> StageResult:
     nn.Module.to(model, device)
     cache = recipe.feature_cache if stage.feature_cache is None else stage.feature_cache
     model.use_feature_cache(recipe.folder / "features" if cache else None)
+    reference = None
+    if cached:
+        batches = ([to_device(batch, device) for batch in step.batches] for step in loader.steps(0, steps))
+        kept = ReferenceCache(path=folder / "reference.parquet", about=about)
+        with autocast(device, precision):
+            reference = prepare_reference(kept, batches, steps, asked(model.eval()))
     trainer = Trainer(
         name=stage.name,
         model=model,
-        objective=objective_config.build(model),  # before a checkpoint is loaded: its reference is the model as it was
+        objective=objective_config.build(model, reference),  # before a checkpoint is loaded: of the model as it was
         loader=loader,
         config=TrainerConfig(
             steps=steps,
@@ -328,6 +339,20 @@ def _train(recipe: Recipe, number: int, precision: Precision) -> StageResult:
         put_back(model, originals)
         save(model, processor, folder / "weights", card=_card(recipe, number))
     return StageResult(name=stage.name, folder=folder, load=lambda: load(folder / "weights"), **figures)
+
+
+def _about_reference(
+    stage: StageConfig, model: XGenMMForConditionalGeneration, processor: XGenMMProcessor, precision: Precision
+) -> dict[str, Any]:
+    """What cached log-probabilities depend on, beside the documents' tokens, which are part of their keys."""
+    files = [path for source in stage.data for path in find_files(source.name, source.patterns)]
+    return {
+        "weights": fingerprint(model),
+        "data": encode(stage)["data"],
+        "files": [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files],
+        "processor": encode(processor.config),
+        "precision": precision,
+    }
 
 
 def _watch(

@@ -1,16 +1,19 @@
 """DPO by hand, against trl, and against its own invariants."""
 
 import math
+import warnings
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
-from toy import make_toy_model
+from toy import make_tokenizer, make_toy_model
 
+from xgenmm.config import ConfigError
 from xgenmm.model.lora import LoraConfig
 from xgenmm.objectives import OBJECTIVES
-from xgenmm.objectives.dpo import DpoConfig, dpo_loss
+from xgenmm.objectives.dpo import Dpo, DpoConfig, dpo_loss
+from xgenmm.objectives.reference import by_document, cached_reference
 from xgenmm.processor.branching import branch
 from xgenmm.processor.packing import pack
 from xgenmm.types import IGNORE_INDEX, Batch, Example
@@ -63,8 +66,18 @@ def test_the_objective_by_hand():
     output = DpoConfig(beta=0.5, nll_weight=0.2).build(model)(model, batch)
     assert output.loss.item() == pytest.approx(math.log(1 + math.exp(-1)) + 0.2 * 1.5)
     assert output.count == 1
+    # Log-ratios of the tokens: 1.5 and -0.5 of the chosen answer, -1 of the other one; halves of their mean squares.
     assert output.figures == pytest.approx(
-        {"reward_accuracy": 1, "reward_margin": 1, "chosen_reward": 0.5, "chosen_nll": 1.5}
+        {
+            "reward_accuracy": 1,
+            "reward_margin": 1,
+            "chosen_reward": 0.5,
+            "rejected_reward": -0.5,
+            "chosen_logp": -3,
+            "rejected_logp": -2,
+            "chosen_nll": 1.5,
+            "kl": ((1.5**2 + 0.5**2) / 4 + 1 / 2) / 2,
+        }
     )
     assert output.document_losses.tolist() == pytest.approx([output.loss.item(), 0])
     assert output.document_counts.tolist() == [1, 0]
@@ -160,32 +173,137 @@ def test_odd_documents_are_no_pairs():
         objective(model, pack([apart[2], joined, apart[3]], pad_id=256))
 
 
-@pytest.mark.filterwarnings("ignore")  # of trl and what it imports
-def test_equal_to_trl(tmp_path, phi3_tokenizer):
-    """trl's trainer computes its loss of the same two language models on the same pairs."""
+# ---------------------------------------------------------------------- the losses
+
+
+BY_HAND = {"chosen": 3.0, "rejected": 1.0, "reference_chosen": 1.5, "reference_rejected": 0.5}
+"""Policy margin 2, reference margin 1: a margin of 1 before beta."""
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"loss": "hinge"}, 1 - 0.5),
+        ({"loss": "hinge", "beta": 2.0}, 0.0),
+        ({"loss": "ipo"}, (1 - 1 / (2 * 0.5)) ** 2),
+        ({"loss": "ipo", "beta": 0.2}, (1 - 1 / (2 * 0.2)) ** 2),
+        ({"label_smoothing": 0.2}, 0.8 * math.log(1 + math.exp(-0.5)) + 0.2 * math.log(1 + math.exp(0.5))),
+        (
+            {"loss": "robust", "label_smoothing": 0.2},
+            (0.8 * math.log(1 + math.exp(-0.5)) - 0.2 * math.log(1 + math.exp(0.5))) / 0.6,
+        ),
+    ],
+)
+def test_the_other_losses_by_hand(settings, expected):
+    config = DpoConfig(**{"beta": 0.5, **settings})
+    loss = dpo_loss(config, **{name: torch.tensor([value]) for name, value in BY_HAND.items()})
+    assert loss.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_settings_that_make_no_sense():
+    for settings, message in (
+        ({"label_smoothing": 0.5}, "at least 0 and below 0.5"),
+        ({"loss": "ipo", "label_smoothing": 0.1}, "the loss ipo has none"),
+        ({"loss": "ipo", "beta": 0.0}, "above 0 for ipo"),
+        ({"beta": -1.0}, "must not be below 0"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            DpoConfig(**settings)
+
+
+@pytest.fixture(scope="module")
+def trl_trainer(tmp_path_factory):
+    """trl's trainer of the same two language models; the way in is its own `compute_loss`."""
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of trl and what it imports
+        trainer = DPOTrainer(
+            model=moved_model()[0].language_model,
+            ref_model=make_toy_model().language_model,
+            args=DPOConfig(output_dir=str(tmp_path_factory.mktemp("trl")), use_cpu=True, bf16=False, report_to=[]),
+            train_dataset=Dataset.from_list([{"prompt": "a", "chosen": "b", "rejected": "c"}]),
+            processing_class=make_tokenizer("phi3"),
+        )
+    trainer.model.eval()
+    return trainer
+
+
+def by_trl(trainer, pairs, config):
     from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-    model, objective = moved_model()
-    batch = preference_batch(PAIRS)
-    ours = objective(model, batch)
-
     rows = [
-        {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected} for prompt, chosen, rejected in PAIRS
+        {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected} for prompt, chosen, rejected in pairs
     ]
-    words = [{"prompt": "a", "chosen": "b", "rejected": "c"}]
-    trainer = DPOTrainer(
-        model=model.language_model,
-        ref_model=make_toy_model().language_model,
-        args=DPOConfig(output_dir=str(tmp_path), beta=0.3, loss_type="sigmoid", use_cpu=True, bf16=False, report_to=[]),
-        train_dataset=Dataset.from_list(words),
-        processing_class=phi3_tokenizer,
-    )
-    trainer.model.eval()
-    theirs = trainer.compute_loss(trainer.model, DataCollatorForPreference(pad_token_id=256)(rows))
-    assert ours.loss.item() / ours.count == pytest.approx(theirs.item(), abs=1e-6)
-    metrics = trainer._metrics["eval"]
-    assert ours.figures["reward_margin"] / 4 == pytest.approx(metrics["rewards/margins"][0], abs=1e-6)
-    assert ours.figures["reward_accuracy"] / 4 == pytest.approx(metrics["rewards/accuracies"][0])
-    assert ours.figures["chosen_reward"] / 4 == pytest.approx(metrics["rewards/chosen"][0], abs=1e-6)
+    trainer.beta, trainer.loss_types, trainer.label_smoothing = config.beta, [config.loss], config.label_smoothing
+    trainer._metrics["eval"].clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        loss = trainer.compute_loss(trainer.model, DataCollatorForPreference(pad_token_id=256)(rows)).item()
+    return loss, {name: values[0] for name, values in trainer._metrics["eval"].items()}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"beta": 0.05},
+        {"loss": "hinge"},
+        {"loss": "ipo"},
+        {"loss": "robust", "label_smoothing": 0.1},
+    ],
+)
+def test_equal_to_trl(trl_trainer, settings):
+    config = DpoConfig(**{"beta": 0.3, **settings})
+    model, objective = moved_model()
+    ours = Dpo(config, objective.reference)(model, preference_batch(PAIRS))
+    theirs, metrics = by_trl(trl_trainer, PAIRS, config)
+    assert ours.loss.item() / ours.count == pytest.approx(theirs, abs=1e-6, rel=1e-6)
+    for name, their_name in {
+        "reward_margin": "rewards/margins",
+        "reward_accuracy": "rewards/accuracies",
+        "chosen_reward": "rewards/chosen",
+        "rejected_reward": "rewards/rejected",
+        "chosen_logp": "logps/chosen",
+        "rejected_logp": "logps/rejected",
+    }.items():
+        assert ours.figures[name] / 4 == pytest.approx(metrics[their_name], abs=1e-6, rel=1e-6)
+
+
+def test_smoothed_labels_are_trls_loss_of_the_pairs_and_of_the_swapped_ones(trl_trainer):
+    """trl's `sigmoid` knows no smoothing; with 0.1 of the labels wrong, 0.9 of the loss is the pair's as labelled."""
+    model, objective = moved_model()
+    config = DpoConfig(beta=0.3, label_smoothing=0.1)
+    ours = Dpo(config, objective.reference)(model, preference_batch(PAIRS))
+    as_labelled, _ = by_trl(trl_trainer, PAIRS, DpoConfig(beta=0.3))
+    swapped, _ = by_trl(trl_trainer, [(prompt, b, a) for prompt, a, b in PAIRS], DpoConfig(beta=0.3))
+    assert ours.loss.item() / 4 == pytest.approx(0.9 * as_labelled + 0.1 * swapped, abs=1e-6)
+
+
+# ---------------------------------------------------------------------- the cached reference
+
+
+def test_what_was_written_down_is_what_the_model_says():
+    """In other rows and another order than they were written, and whether pairs lie in branches or apart."""
+    model, objective = moved_model()
+    apart = preference_examples(PAIRS)
+    joined = [branch(apart[first : first + 2], placeholder=280) for first in range(0, 8, 2)]
+    written = {}
+    for examples in (joined[:1], joined[1:3], joined[3:], apart):
+        batch = pack(examples, pad_id=256)
+        written.update(by_document(batch, objective.reference(batch)))
+    assert len(written) == 4 + 8
+    for examples in ([*joined[::-1]], [*apart[2:4], joined[0]]):
+        batch = pack(examples, pad_id=256)
+        cached = Dpo(DpoConfig(beta=0.3), cached_reference(written))
+        torch.testing.assert_close(cached.reference(batch), objective.reference(batch), rtol=0, atol=1e-6)
+        assert cached(model, batch).loss.item() == pytest.approx(objective(model, batch).loss.item(), abs=1e-6)
+
+
+def test_an_answer_that_has_changed_is_not_in_the_cache():
+    _, objective = moved_model()
+    batch = preference_batch(PAIRS[:1])
+    cached = cached_reference(by_document(batch, objective.reference(batch)))
+    with pytest.raises(ValueError, match="holds nothing of the sample 1 as it is now"):
+        cached(preference_batch([(PAIRS[0][0], PAIRS[0][1], [8, 10])]))

@@ -1,51 +1,51 @@
-"""Direct preference optimisation against the model as it was before the stage.
+"""Direct preference optimisation: what a batch of pairs costs. The losses themselves are in `preference_losses`.
 
-Source: Rafailov et al., arXiv 2305.18290, equation 7, on sums of log-probabilities. xGen-MM's own settings were never
-published.
+xGen-MM's own settings were never published.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional as F
 
-from xgenmm.objectives.objective import (
-    Model,
-    Objective,
-    ObjectiveOutput,
-    documents_of_targets,
-    sums_of,
-    target_logps,
-)
+from xgenmm.objectives.objective import Model, Objective, ObjectiveOutput, documents_of_targets, sums_of, target_logps
+from xgenmm.objectives.preference_losses import PreferenceLossConfig, dpo_loss, reward_margin
+from xgenmm.objectives.reference import Reference, live_reference
 from xgenmm.types import IGNORE_INDEX, Batch
 
 
 @dataclass(frozen=True, kw_only=True)
-class DpoConfig:
+class DpoConfig(PreferenceLossConfig):
     """Settings of DPO. Not published for xGen-MM: ours."""
 
-    beta: float = 0.1
-    """How strongly the policy is held to the reference; 0 ignores the reference."""
     nll_weight: float = 0.0
     """Weight of the preferred answer's mean negative log-likelihood per token, added to each pair's loss: keeps the
     model from making both answers unlikely."""
+    reference: Literal["live", "cached"] = "live"
+    """Ask the model as it was before the stage at every step; or once for every pair, before the first step, and keep
+    what it says in the stage's folder: half the forward passes in every further epoch, and no copy of what trains.
+    """
 
-    def build(self, model: Model) -> Objective:
-        """The objective, with `model` as it is now for its reference.
+    def build(self, model: Model, reference: Reference | None = None) -> Objective:
+        """The objective.
 
-        To be called when it is settled what trains, and before the weights of a resumed run are loaded.
+        Args:
+            model: As it is now, it is the live reference: so call this when it is settled what trains, and before the
+                weights of a resumed run are loaded.
+            reference: The cached one.
         """
-        return Dpo(self, model)
+        assert (reference is not None) == (self.reference == "cached")
+        return Dpo(self, reference or live_reference(model))
 
 
 class Dpo:
     """The objective and its reference."""
 
-    def __init__(self, config: DpoConfig, model: Model) -> None:
+    def __init__(self, config: DpoConfig, reference: Reference) -> None:
         self.config = config
-        self.reference = model.frozen_reference()
+        self.reference = reference
 
     def __call__(self, model: Model, batch: Batch) -> ObjectiveOutput:
         """Sum of the pairs' losses.
@@ -58,35 +58,75 @@ class Dpo:
         Raises:
             ValueError: The batch holds no whole pairs.
         """
-        answers, firsts = answers_of(batch)
-        num_answers = 2 * len(firsts)
+        owners, firsts = answers_of(batch)
         logps = target_logps(model, batch)
-        with torch.no_grad():
-            reference_logps = target_logps(self.reference, batch)
-        policy, reference = sums_of(logps, answers, num_answers), sums_of(reference_logps, answers, num_answers)
-        pairs = {
+        answers = Answers(policy=logps, reference=self.reference(batch), owners=owners, num_pairs=len(firsts))
+        per_token = self.config.loss == "ipo"
+        loss = dpo_loss(self.config, **answers.by_pair(per_token)) - self.config.nll_weight * answers.means()[0::2]
+        return ObjectiveOutput(
+            loss=loss.sum(),
+            count=len(firsts),
+            figures=figures_of(self.config, answers),
+            document_losses=sums_of(loss.detach(), firsts, len(batch.ids)),
+            document_counts=sums_of(torch.ones_like(firsts), firsts, len(batch.ids)),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """Log-probabilities of the answers' tokens: pair i's preferred answer is number 2i, the other one 2i + 1."""
+
+    policy: Float[Tensor, " M"]
+    reference: Float[Tensor, " M"]
+    owners: Int[Tensor, " M"]
+    """The answer to which each token belongs."""
+    num_pairs: int
+
+    def sums(self, values: Float[Tensor, " M"]) -> Float[Tensor, " answers"]:
+        """Sum over each answer's tokens."""
+        return sums_of(values, self.owners, 2 * self.num_pairs)
+
+    def means(self, values: Float[Tensor, " M"] | None = None) -> Float[Tensor, " answers"]:
+        """Mean over each answer's tokens; of the policy's log-probabilities, unless others are given."""
+        values = self.policy if values is None else values
+        return self.sums(values) / self.sums(torch.ones_like(values)).clamp(min=1)
+
+    def by_pair(self, per_token: bool = False) -> dict[str, Float[Tensor, " pairs"]]:
+        """The arguments of `reward_margin`: sums, or means per token."""
+        of = self.means if per_token else self.sums
+        policy, reference = of(self.policy), of(self.reference)
+        return {
             "chosen": policy[0::2],
             "rejected": policy[1::2],
             "reference_chosen": reference[0::2],
             "reference_rejected": reference[1::2],
         }
-        chosen_tokens = sums_of(torch.ones_like(logps), answers, num_answers)[0::2].clamp(min=1)
-        chosen_nll = -pairs["chosen"] / chosen_tokens
-        loss = dpo_loss(self.config, **pairs) + self.config.nll_weight * chosen_nll
-        margin = reward_margin(self.config, **pairs).detach()
-        figures = {
-            "reward_accuracy": (margin > 0).float().sum().item(),
-            "reward_margin": margin.sum().item(),
-            "chosen_reward": self.config.beta * (pairs["chosen"] - pairs["reference_chosen"]).sum().item(),
-            "chosen_nll": chosen_nll.sum().item(),
-        }
-        return ObjectiveOutput(
-            loss=loss.sum(),
-            count=len(firsts),
-            figures=figures,
-            document_losses=sums_of(loss.detach(), firsts, len(batch.ids)),
-            document_counts=sums_of(torch.ones_like(firsts), firsts, len(batch.ids)),
-        )
+
+
+@torch.no_grad()
+def figures_of(config: PreferenceLossConfig, answers: Answers) -> dict[str, float]:
+    """What to watch, as sums over pairs.
+
+    Rewards are DPO's implicit ones: beta times the log-ratio of policy and reference, of whole answers. `kl` estimates
+    per token how far the two are apart, as half the mean squared log-ratio: to second order the divergence in either
+    direction. The answers are the data's and not the policy's own, so it is a measure of drift and no more. (The usual
+    estimator, ratio less 1 less log-ratio, is ruled by single tokens as soon as rejected answers become unlikely.)
+    """
+    pairs = answers.by_pair()
+    margin = reward_margin(config, **pairs)
+    log_ratio = answers.policy - answers.reference
+    rewards = config.beta * answers.sums(log_ratio)
+    figures = {
+        "reward_accuracy": (margin > 0).float(),
+        "reward_margin": margin,
+        "chosen_reward": rewards[0::2],
+        "rejected_reward": rewards[1::2],
+        "chosen_logp": pairs["chosen"],
+        "rejected_logp": pairs["rejected"],
+        "chosen_nll": -answers.means()[0::2],
+        "kl": answers.means(0.5 * log_ratio.square()) / 2,
+    }
+    return {name: values.sum().item() for name, values in figures.items()}
 
 
 def answers_of(batch: Batch) -> tuple[Int[Tensor, " M"], Int[Tensor, " pairs"]]:
@@ -114,20 +154,3 @@ def answers_of(batch: Batch) -> tuple[Int[Tensor, " M"], Int[Tensor, " pairs"]]:
         )
     answers = begin[documents] + torch.where(in_pairs, of_target - 1, 0)
     return answers, (odd == 0).nonzero().flatten()
-
-
-def reward_margin(
-    config: DpoConfig,
-    *,
-    chosen: Float[Tensor, " pairs"],
-    rejected: Float[Tensor, " pairs"],
-    reference_chosen: Float[Tensor, " pairs"],
-    reference_rejected: Float[Tensor, " pairs"],
-) -> Float[Tensor, " pairs"]:
-    """By how much the policy's implicit reward prefers the chosen answer, from the answers' log-probabilities."""
-    return config.beta * ((chosen - rejected) - (reference_chosen - reference_rejected))
-
-
-def dpo_loss(config: DpoConfig, **pairs: Float[Tensor, " pairs"]) -> Float[Tensor, " pairs"]:
-    """Each pair's loss; the arguments are `reward_margin`'s."""
-    return -F.logsigmoid(reward_margin(config, **pairs))

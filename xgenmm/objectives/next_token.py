@@ -13,6 +13,7 @@ from xgenmm.objectives.objective import (
     sums_of,
     target_logps,
 )
+from xgenmm.objectives.reference import Reference
 from xgenmm.types import Batch
 
 
@@ -20,7 +21,7 @@ from xgenmm.types import Batch
 class NextTokenConfig:
     """There is nothing to set."""
 
-    def build(self, model: Model) -> Objective:  # noqa: ARG002  (another objective needs it)
+    def build(self, model: Model, reference: Reference | None = None) -> Objective:  # noqa: ARG002  (DPO needs them)
         """The objective; it needs nothing of the model beforehand."""
         return next_token
 

@@ -187,7 +187,7 @@ class Trainer:
         sums = Sums()
         for batch in step.batches:
             with autocast(self.device, self.config.precision):
-                output = self.objective(self.model, _to_device(batch, self.device))
+                output = self.objective(self.model, to_device(batch, self.device))
             if output.count:
                 output.loss.backward()
             sums.add(output, [step.sources[name] for name in batch.ids])
@@ -326,7 +326,7 @@ def _deterministic(device: torch.device) -> Iterator[None]:
         memory.fill_uninitialized_memory = filled
 
 
-def _to_device(batch: Batch, device: torch.device) -> Batch:
+def to_device(batch: Batch, device: torch.device) -> Batch:
     """What is computed with. What says where things stand remains on the CPU: reading it there waits for no GPU."""
     moved = {
         name: getattr(batch, name).to(device, non_blocking=True)

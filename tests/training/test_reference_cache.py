@@ -1,0 +1,113 @@
+"""Log-probabilities of the reference on disk: whole or made anew, and never of other weights or data."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from xgenmm.objectives.reference import by_document
+from xgenmm.processor.packing import pack
+from xgenmm.training import reference_cache
+from xgenmm.training.reference_cache import ReferenceCache, prepare_reference
+from xgenmm.types import IGNORE_INDEX, Example
+
+
+def example(number: int) -> Example:
+    """A document of `number` + 3 tokens, of which the last ones but one are supervised."""
+    ids = torch.arange(number, 2 * number + 3)
+    return Example(
+        id=f"row {number}",
+        input_ids=ids,
+        labels=torch.tensor([IGNORE_INDEX, *ids[2:].tolist(), IGNORE_INDEX]),
+        pixel_values=torch.zeros(0, 3, 4, 4),
+        image_layouts=torch.zeros(0, 4, dtype=torch.long),
+    )
+
+
+STEPS = [[pack([example(n), example(n + 1)], pad_id=0), pack([example(n + 2)], pad_id=0)] for n in range(0, 30, 3)]
+"""Ten steps of three documents."""
+
+
+class Asked:
+    """A reference that says -1 / target, and remembers how often it was asked."""
+
+    def __init__(self, dies_at: int | None = None) -> None:
+        self.times = 0
+        self.dies_at = dies_at
+
+    def __call__(self, batch):
+        self.times += 1
+        if self.times == self.dies_at:
+            raise KeyboardInterrupt
+        return -1 / batch.labels[batch.labels != IGNORE_INDEX]
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> ReferenceCache:
+    monkeypatch.setattr(reference_cache, "DOCUMENTS_PER_PART", 6)
+    return ReferenceCache(path=tmp_path / "stage" / "reference.parquet", about={"weights": "w", "files": [("a", 1)]})
+
+
+def test_what_is_asked_once_is_there_afterwards(cache):
+    live, never = Asked(), Asked(dies_at=1)
+    first = prepare_reference(cache, STEPS, 10, live)
+    again = prepare_reference(cache, STEPS, 10, never)
+    assert (live.times, never.times) == (20, 0)
+    shuffled = pack([example(7), example(2), example(25)], pad_id=0)
+    for reference in (first, again):
+        assert torch.equal(reference(shuffled), Asked()(shuffled))
+    assert [path.name for path in cache.path.parent.iterdir()] == ["reference.parquet"]
+
+
+def test_a_stop_costs_no_more_than_a_part(cache):
+    with pytest.raises(KeyboardInterrupt):
+        prepare_reference(cache, STEPS, 10, Asked(dies_at=12))
+    assert cache.read() is None  # what is partial counts for nothing
+    live = Asked()
+    reference = prepare_reference(cache, STEPS, 10, live)
+    assert live.times == 20 - 2 * 4  # of five whole steps and a batch, two parts of two steps were kept
+    for step in STEPS:
+        for batch in step:
+            assert torch.equal(reference(batch), Asked()(batch))
+
+
+@pytest.mark.parametrize("about", [{"weights": "v", "files": [("a", 1)]}, {"weights": "w", "files": [("a", 2)]}])
+@pytest.mark.parametrize("whole", [True, False])
+def test_of_other_weights_or_data_it_is_made_anew(cache, about, whole, caplog):
+    try:
+        prepare_reference(cache, STEPS, 10, Asked(dies_at=None if whole else 12))
+    except KeyboardInterrupt:
+        assert not whole
+    live = Asked()
+    with caplog.at_level("WARNING", logger="xgenmm"):
+        prepare_reference(dataclasses.replace(cache, about=about), STEPS, 10, live)
+    assert live.times == 20
+    assert "is of other weights, data or settings" in caplog.text
+
+
+def test_a_damaged_file_is_made_anew(cache):
+    prepare_reference(cache, STEPS, 10, Asked())
+    cache.path.write_bytes(cache.path.read_bytes()[:-20])
+    live = Asked()
+    prepare_reference(cache, STEPS, 10, live)
+    assert live.times == 20
+
+
+def test_documents_that_come_again_are_asked_once(cache):
+    live = Asked()
+    cache.fill([*STEPS, *STEPS], 20, live)
+    assert live.times == 20
+    assert len(cache.read() or {}) == 30
+
+
+def test_the_file_is_plain_parquet(cache):
+    """Anyone can look into it: a document's name with a digest of its tokens, and a number for each target."""
+    import pyarrow.parquet as pq
+
+    prepare_reference(cache, STEPS, 10, Asked())
+    table = pq.read_table(cache.path)
+    assert table.column_names == ["document", "logps"]
+    row = next(row for row in table.to_pylist() if row["document"].startswith("row 4 "))
+    assert row["logps"] == pytest.approx([-1 / 6, -1 / 7, -1 / 8, -1 / 9, -1 / 10])
+    batch = pack([example(4)], pad_id=0)
+    assert list(by_document(batch, Asked()(batch))) == [row["document"]]
