@@ -22,7 +22,7 @@ EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; gives the exit code: 0 only on success, 1 for a failure, 2 for a mistake in command or recipe.
 
-    A run that a signal stopped exits with 128 + its number, as the shell does (130 for Ctrl-C).
+    A run that a signal stopped exits with 128 + its number, as the shell does (130 for Ctrl-C); with 75 for SIGUSR1.
     """
     options = _parser().parse_args(arguments)
     _prepare()
@@ -354,10 +354,11 @@ def _exit_code(error: Exception) -> int | None:
     from xgenmm.processor.processor import PromptTooLong
     from xgenmm.starter.fetch import StarterError
     from xgenmm.training.checkpoint import CheckpointError
-    from xgenmm.training.trainer import Stopped, TrainingError
+    from xgenmm.training.stopping import Stopped
+    from xgenmm.training.trainer import TrainingError
 
     if isinstance(error, Stopped):
-        return 128 + error.signal_number
+        return error.exit_code
     told = (
         *(StarterError, DataError, WeightsError, ImageError, PromptTooLong, CheckpointError, TrainingError),
         *(EvaluationError, OSError),

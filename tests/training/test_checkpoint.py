@@ -1,15 +1,28 @@
-"""Checkpoints: whole or ignored, and never at the cost of an older one."""
+"""Checkpoints: whole or ignored, never at the cost of an older one, and readable by any number of ranks."""
 
 import errno
+import hashlib
 import json
+import threading
 
 import pytest
 import torch
-from safetensors import SafetensorError
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from ranks import on_ranks
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
-from xgenmm.training import checkpoint
-from xgenmm.training.checkpoint import CheckpointError, latest_checkpoint, load_checkpoint, save_checkpoint
+from xgenmm.training import shards
+from xgenmm.training.checkpoint import (
+    CheckpointConfig,
+    CheckpointError,
+    Checkpoints,
+    latest_checkpoint,
+    training_tensors,
+)
 
 
 def make(seed=0, width=3):
@@ -36,8 +49,19 @@ def equal(one, other):
     return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def save(folder, step, model, optimizer, keep=2):
-    return save_checkpoint(folder, step, model, optimizer, {"note": step}, keep=keep)
+def save(folder, step, model, optimizer, **config):
+    checkpoints = Checkpoints(folder, CheckpointConfig(**config))
+    checkpoints.save(step, training_tensors(model, optimizer), {"note": step})
+    checkpoints.wait()
+    return folder / f"step-{step}"
+
+
+def load(folder, model, optimizer):
+    return Checkpoints(folder, CheckpointConfig()).load(model, optimizer)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_loaded_and_trained_on_it_is_as_if_it_had_never_stopped(tmp_path):
@@ -45,100 +69,247 @@ def test_loaded_and_trained_on_it_is_as_if_it_had_never_stopped(tmp_path):
     train(model, optimizer)
     path = save(tmp_path, 2, model, optimizer)
     train(model, optimizer)
-    other, other_optimizer = make()
-    assert load_checkpoint(path, other, other_optimizer) == {"step": 2, "note": 2}
+    other, other_optimizer = make(seed=1)
+    other[0].bias.data.copy_(model[0].bias.data)  # frozen: not in a checkpoint
+    assert load(tmp_path, other, other_optimizer) == (path, {"step": 2, "note": 2})
     train(other, other_optimizer)
     assert equal(values(model), values(other))
 
 
+def test_training_goes_on_while_it_is_written(tmp_path, monkeypatch):
+    """What is written is the moment of the call, however long the disk takes."""
+    disk = threading.Event()
+    real = shards._write_safetensors
+    monkeypatch.setattr(shards, "_write_safetensors", lambda *args: disk.wait(60) and real(*args))
+    model, optimizer = make()
+    train(model, optimizer)
+    then = values(model)
+    checkpoints = Checkpoints(tmp_path, CheckpointConfig())
+    checkpoints.save(2, training_tensors(model, optimizer), {})
+    train(model, optimizer)
+    assert latest_checkpoint(tmp_path) is None
+    assert not checkpoints.failed
+    disk.set()
+    checkpoints.wait()
+    assert not equal(values(model), then)
+    load(tmp_path, model, optimizer)
+    assert equal(values(model), then)
+
+
 def test_only_what_trains_is_saved(tmp_path):
-    from safetensors import safe_open
+    from safetensors.torch import load_file
 
     model, optimizer = make()
+    train(model, optimizer)
     path = save(tmp_path, 1, model, optimizer)
-    with safe_open(path / "model.safetensors", "pt") as file:
-        assert sorted(file.keys()) == ["0.weight", "1.bias", "1.weight"]
+    saved = load_file(path / "model-00000.safetensors")
+    assert sorted(saved) == ["model.0.weight", "model.1.bias", "model.1.weight"]
+    assert torch.equal(saved["model.1.weight"], model[1].weight.detach())
+    moments = load_file(path / "optimizer-00000.safetensors")
+    assert len(moments) == 3 * 3  # exp_avg, exp_avg_sq and step of each
+    assert moments["optimizer.1.bias.step"] == 2
 
 
-def test_the_newest_whole_one_counts_and_older_ones_go(tmp_path):
+def test_widths_of_types_do_not_get_in_each_others_way(tmp_path):
+    tensors = {
+        "model.a": torch.arange(3, dtype=torch.bfloat16),
+        "model.b": torch.arange(5, dtype=torch.float64),
+        "model.c": torch.zeros(0, 4),
+        "model.d": torch.tensor([True]),
+        "model.e": torch.tensor(7),
+        "model.f": torch.arange(6.0).reshape(2, 3).T,
+    }
+    checkpoints = Checkpoints(tmp_path, CheckpointConfig())
+    checkpoints.save(1, tensors, {})
+    checkpoints.wait()
+    read = {name: torch.zeros_like(value) for name, value in tensors.items()}
+    dcp.load(read, storage_reader=dcp.HuggingFaceStorageReader(str(tmp_path / "step-1")), no_dist=True)
+    assert all(torch.equal(read[name], value) for name, value in tensors.items())
+
+
+def test_nothing_in_it_is_a_pickle(tmp_path):
     model, optimizer = make()
-    for step in (8, 9, 10):
-        save(tmp_path, step, model, optimizer)
-    assert latest_checkpoint(tmp_path) == tmp_path / "step-10"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-10", "step-9"]
+    train(model, optimizer)
+    path = save(tmp_path, 1, model, optimizer)
+    assert {file.suffix for file in path.iterdir()} == {".safetensors", ".json"}
+    assert not any(text[:1] == b"\x80" or b"ctorch" in text for text in contents(path).values())
+
+
+def test_newest_ones_are_kept_and_every_so_many_for_good(tmp_path):
+    model, optimizer = make()
+    for step in range(1, 12):
+        save(tmp_path, step, model, optimizer, keep=2, keep_every=4)
+    assert latest_checkpoint(tmp_path) == tmp_path / "step-11"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-10", "step-11", "step-4", "step-8"]
 
 
 @pytest.mark.parametrize("damage", ["no manifest", "cut manifest", "cut file", "missing file"])
-def test_an_incomplete_one_is_ignored(tmp_path, damage):
+def test_an_incomplete_one_is_ignored_and_goes_with_the_next(tmp_path, damage):
     model, optimizer = make()
+    train(model, optimizer)
     save(tmp_path, 1, model, optimizer)
     broken = save(tmp_path, 2, model, optimizer)
-    target = broken / ("manifest.json" if "manifest" in damage else "optimizer.safetensors")
+    target = broken / ("manifest.json" if "manifest" in damage else "optimizer-00000.safetensors")
     if damage.startswith("cut"):
         target.write_bytes(target.read_bytes()[:-1])
     else:
         target.unlink()
     assert latest_checkpoint(tmp_path) == tmp_path / "step-1"
-    save(tmp_path, 2, model, optimizer)
-    assert latest_checkpoint(tmp_path) == tmp_path / "step-2"
+    save(tmp_path, 3, model, optimizer)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-1", "step-3"]
+
+
+def test_the_manifest_has_every_files_hash_and_is_written_last(tmp_path, monkeypatch):
+    """Whoever looks at any moment sees files that the manifest vouches for, or no manifest."""
+    written = []
+    real = shards.write_json
+    monkeypatch.setattr(shards, "write_json", lambda path, content: (written.append(path.name), real(path, content))[1])
+    model, optimizer = make()
+    train(model, optimizer)
+    path = save(tmp_path, 1, model, optimizer)
+    assert written == ["state.json", "manifest.json"]
+    manifest = json.loads((path / "manifest.json").read_text())
+    files = contents(path)
+    del files["manifest.json"]
+    assert manifest["files"] == {
+        name: {"bytes": len(text), "sha256": hashlib.sha256(text).hexdigest()} for name, text in files.items()
+    }
+    assert (manifest["step"], manifest["world_size"]) == (1, 1)
+
+
+def test_a_flipped_bit_costs_one_checkpoint_and_is_told(tmp_path, caplog):
+    model, optimizer = make()
+    train(model, optimizer)
+    good = save(tmp_path, 1, model, optimizer)
+    then = values(model)
+    train(model, optimizer)
+    broken = save(tmp_path, 2, model, optimizer) / "model-00000.safetensors"
+    text = bytearray(broken.read_bytes())
+    text[-1] ^= 1
+    broken.write_bytes(text)
+    assert load(tmp_path, model, optimizer) == (good, {"step": 1, "note": 1})
+    assert equal(values(model), then)
+    assert "model-00000.safetensors is damaged: its SHA-256 is" in caplog.text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-1", "step-2.damaged"]
+    (good / "state.json").write_text((good / "state.json").read_text().replace("1", "2"))
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .* is sound: .*state\.json is damaged"):
+        load(tmp_path, model, optimizer)
 
 
 def test_nothing_there(tmp_path):
     assert latest_checkpoint(tmp_path / "checkpoints") is None
+    assert load(tmp_path / "checkpoints", *make()) is None
 
 
-@pytest.mark.parametrize("failing", ["_write_tensors", "_write_json", "_sync"])
+@pytest.mark.parametrize("failing", ["_write_safetensors", "write_json", "sync"])
 def test_a_full_disk_is_told_and_costs_nothing(tmp_path, monkeypatch, failing):
     model, optimizer = make()
-    save(tmp_path, 1, model, optimizer)
-    good = {path.name: path.read_bytes() for path in (tmp_path / "step-1").iterdir()}
+    train(model, optimizer)
+    good = contents(save(tmp_path, 1, model, optimizer))
 
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, failing, full)
+    monkeypatch.setattr(shards, failing, full)
+    checkpoints = Checkpoints(tmp_path, CheckpointConfig())
+    checkpoints.save(2, training_tensors(model, optimizer), {})
     with pytest.raises(
-        CheckpointError, match=r"No space left on device; the last good checkpoint is .*step-1, untouched"
+        CheckpointError,
+        match=r"cannot write .*step-2: .*No space left on device; the last good checkpoint is .*step-1, untouched",
     ):
-        save(tmp_path, 2, model, optimizer)
+        checkpoints.wait()
     monkeypatch.undo()
     assert not (tmp_path / "step-2").exists()
-    assert {path.name: path.read_bytes() for path in (tmp_path / "step-1").iterdir()} == good
+    assert contents(tmp_path / "step-1") == good
     assert latest_checkpoint(tmp_path) == tmp_path / "step-1"
 
 
-def test_the_writer_of_tensors_reports_a_full_disk_in_its_own_way(tmp_path, monkeypatch):
-    """On a full tmpfs safetensors raised this error of its own, which is no OSError."""
-
-    def full(*_):
-        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
-
+def test_a_target_that_cannot_be_written(tmp_path):
     model, optimizer = make()
-    monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(CheckpointError, match=r"No space left on device.*there is no earlier checkpoint"):
-        save(tmp_path, 1, model, optimizer)
+    with pytest.raises(CheckpointError, match=r"cannot write the checkpoint .*there is no earlier checkpoint"):
+        save(tmp_path / "a\0b", 1, model, optimizer)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match=r"Not a directory: .*there is no earlier checkpoint"):
+        save(tmp_path / "file", 1, model, optimizer)
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     model, optimizer = make()
-    path = save(tmp_path, 1, model, optimizer)
-    other, other_optimizer = make(width=4)
+    save(tmp_path, 1, model, optimizer)
     with pytest.raises(CheckpointError, match="of another model"):
-        load_checkpoint(path, other, other_optimizer)
+        load(tmp_path, *make(width=4))
     model[1].bias.requires_grad_(False)
     with pytest.raises(CheckpointError, match=r"other trainable parts: 1\.bias"):
-        load_checkpoint(path, model, optimizer)
+        load(tmp_path, model, optimizer)
+    assert latest_checkpoint(tmp_path) == tmp_path / "step-1"  # nothing is wrong with it
 
 
-def test_the_manifest_is_written_last(tmp_path, monkeypatch):
-    """Whoever looks at any moment sees files that the manifest vouches for, or no manifest."""
-    written = []
-    real = checkpoint._write_json
-    monkeypatch.setattr(
-        checkpoint, "_write_json", lambda content, path: (written.append(path.name), real(content, path))
-    )
-    model, optimizer = make()
-    path = save(tmp_path, 1, model, optimizer)
-    assert written[-1] == "manifest.json"
-    files = set(json.loads((path / "manifest.json").read_text())["files"])
-    assert files == {"model.safetensors", "optimizer.safetensors", "state.json"}
+# Sharded over processes. Sizes that no number of ranks divides: some shards are empty.
+
+
+def sharded(seed):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 1))
+    nn.init.zeros_(model[0].bias.requires_grad_(False))  # frozen: not in a checkpoint
+    fully_shard(model, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1, fused=True)
+    return model, optimizer
+
+
+def whole(model, optimizer):
+    tensors = training_tensors(model, optimizer)
+    return {name: t.full_tensor() if isinstance(t, DTensor) else t for name, t in sorted(tensors.items())}
+
+
+def write_sharded(folder):
+    model, optimizer = sharded(seed=0)
+    train(model, optimizer)
+    save(folder / "checkpoints", 2, model, optimizer)
+    torch.save(whole(model, optimizer), folder / f"whole-{dist.get_rank()}.pt")
+    train(model, optimizer)
+    later = whole(model, optimizer)
+    resumed = read_sharded(folder)
+    train(*resumed)
+    assert same(whole(*resumed), later)
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], value) for name, value in other.items())
+
+
+def read_sharded(folder):
+    model, optimizer = sharded(seed=1)
+    assert load(folder / "checkpoints", model, optimizer)[1] == {"step": 2, "note": 2}
+    assert same(whole(model, optimizer), torch.load(folder / "whole-0.pt"))
+    assert all(isinstance(v, DTensor) for p in model.parameters() for k, v in optimizer.state[p].items() if k != "step")
+    return model, optimizer
+
+
+def fail_on_the_second(folder):
+    model, optimizer = sharded(seed=0)
+    save(folder / "checkpoints", 1, model, optimizer)
+    if dist.get_rank() == 1:
+
+        def full(*_):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        shards._write_safetensors = full
+    with pytest.raises(CheckpointError, match=r"No space left on device; .*step-1, untouched"):
+        save(folder / "checkpoints", 2, model, optimizer)
+
+
+@pytest.mark.slow
+def test_any_number_of_ranks_reads_what_two_have_written(tmp_path):
+    on_ranks(2, write_sharded, tmp_path)
+    files = sorted(path.name for path in (tmp_path / "checkpoints/step-2").glob("*.safetensors"))
+    kinds = ("model", "optimizer")
+    assert files == [f"{kind}-0000{rank}.safetensors" for kind in kinds for rank in (0, 1)]
+    for world in (1, 4):
+        on_ranks(world, read_sharded, tmp_path)
+
+
+@pytest.mark.slow
+def test_where_one_rank_fails_all_say_so(tmp_path):
+    on_ranks(2, fail_on_the_second, tmp_path)
+    assert latest_checkpoint(tmp_path / "checkpoints") == tmp_path / "checkpoints/step-1"

@@ -13,7 +13,9 @@ from xgenmm.training.metrics import Journal, Speed, StepRecord, peak_memory_mb
 
 
 def record(step, loss=1.5):
-    speed = Speed(seconds=0.5, tokens_per_second=80.0, samples_per_second=4.0, wait_share=0.25, memory_mb=10.0)
+    speed = Speed(
+        seconds=0.5, tokens_per_second=80.0, samples_per_second=4.0, wait_share=0.25, memory_mb=10.0, save_seconds=0.0
+    )
     return StepRecord(
         step=step,
         loss=loss,

@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import signal
+import time
 
 import pytest
 import torch
@@ -15,10 +16,11 @@ from xgenmm.model.lora import LoraConfig
 from xgenmm.model.resampler import ResamplerConfig
 from xgenmm.model.weights import ModelConfig, assemble
 from xgenmm.objectives import OBJECTIVES
-from xgenmm.training import checkpoint
+from xgenmm.training import shards
 from xgenmm.training.checkpoint import CheckpointConfig, CheckpointError, latest_checkpoint
 from xgenmm.training.optim import OptimConfig, averaged
-from xgenmm.training.trainer import Stopped, Trainer, TrainerConfig, TrainingError
+from xgenmm.training.stopping import Stopped
+from xgenmm.training.trainer import Trainer, TrainerConfig, TrainingError
 
 
 @pytest.fixture(scope="session")
@@ -103,12 +105,13 @@ def gradients(trainer, step=0):
 
 
 class Killed(BaseException):
-    """Stands for kill -9: nothing gets to clean up after it but what Python does by itself."""
+    """Stands for kill -9 after a checkpoint was written: nothing cleans up but what Python does by itself."""
 
 
 def killed_after(step):
     def after_step(trainer):
         if trainer.progress.step == step:
+            trainer.checkpoints.wait()
             raise Killed
 
     return after_step
@@ -290,16 +293,25 @@ def test_the_second_signal_stops_at_once(make_trainer, tmp_path):
 
 
 def test_a_full_disk_stops_with_the_last_good_checkpoint(make_trainer, tmp_path, monkeypatch):
+    """It is found by the thread that writes, and stops the run when the step that goes on meanwhile is done."""
+
     def fill(trainer):
         if trainer.progress.step == 3:
+            trainer.checkpoints.wait()
 
             def full(*_):
                 raise OSError(28, "No space left on device")
 
-            monkeypatch.setattr(checkpoint, "save_file", full)
+            monkeypatch.setattr(shards, "_write_safetensors", full)
+        if trainer.progress.step == 5:
+            deadline = time.monotonic() + 60
+            while not trainer.checkpoints.failed:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
 
-    with pytest.raises(CheckpointError, match=r"step-4: .*No space left.*step-2"):
-        make_trainer(tmp_path, after_step=fill).run()
+    with pytest.raises(CheckpointError, match=r"step-4: .*No space left.*step-2, untouched"):
+        make_trainer(tmp_path, after_step=fill, steps=8).run()
+    assert len(metrics(tmp_path)) == 5
     monkeypatch.undo()
     straight, resumed = make_trainer(tmp_path / "straight"), make_trainer(tmp_path)
     straight.run()

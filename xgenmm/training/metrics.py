@@ -35,6 +35,8 @@ class Speed:
     """Part of the step's time that was spent waiting for data."""
     memory_mb: float
     """Largest memory of the process so far; on a GPU, the largest that torch had there."""
+    save_seconds: float
+    """For how long training stood still before this step, because a checkpoint was begun; not part of `seconds`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,15 +8,12 @@ import dataclasses
 import json
 import logging
 import math
-import signal
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -28,7 +25,7 @@ from xgenmm.data.quarantine import Quarantine
 from xgenmm.data.report import Tally, add_tallies, check_losses, data_report
 from xgenmm.model.vlm import PARTS, XGenMMForConditionalGeneration
 from xgenmm.objectives.objective import Objective, ObjectiveOutput
-from xgenmm.training.checkpoint import CheckpointConfig, latest_checkpoint, load_checkpoint, save_checkpoint
+from xgenmm.training.checkpoint import CheckpointConfig, Checkpoints, training_tensors
 from xgenmm.training.metrics import Journal, Speed, StepRecord, peak_memory_mb
 from xgenmm.training.optim import (
     OptimConfig,
@@ -40,6 +37,8 @@ from xgenmm.training.optim import (
     update_average,
 )
 from xgenmm.training.precision import Precision, autocast
+from xgenmm.training.ranks import highest
+from xgenmm.training.stopping import Stopped, asked_to_stop
 from xgenmm.types import Batch
 
 log = logging.getLogger(__name__)
@@ -47,14 +46,6 @@ log = logging.getLogger(__name__)
 
 class TrainingError(RuntimeError):
     """Training cannot go on; the message says what happened and what to do."""
-
-
-class Stopped(Exception):
-    """Somebody asked the run to stop; it saved a checkpoint first."""
-
-    def __init__(self, signal_number: int, step: int) -> None:
-        super().__init__(f"stopped after {step} steps and saved; the same command goes on from there")
-        self.signal_number = signal_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +132,7 @@ class Trainer:
         self.device = next(model.parameters()).device
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = build_optimizer(config.optim, model, PARTS)
+        self.checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint)
         self.progress = Progress()
 
     def run(self) -> Progress:
@@ -158,25 +150,31 @@ class Trainer:
         quarantine = Quarantine(self.folder / "quarantine.jsonl", start)
         quarantine.add(-1, self.loader.shard_faults)
         journal = Journal(self.folder, self.name, start, steps)
-        with closing(journal), _asked_to_stop() as asked, _deterministic(self.device):
+        with closing(journal), asked_to_stop() as asked, self.checkpoints, _deterministic(self.device):
             with closing(self.loader.steps(start, steps)) as data:
+                stall = 0.0
                 for step in data:
                     began = time.perf_counter()
                     rates = set_learning_rates(self.optimizer, lr_share(self.config.optim, step.number, steps))
                     sums = self.accumulate(step)
                     norm = self.update(step, sums)
                     seconds = time.perf_counter() - began + step.wait
-                    self.count(step, seconds)
-                    journal.write(self.record(step, sums, norm, rates, seconds))
+                    self.count(step, seconds + stall)
+                    journal.write(self.record(step, sums, norm, rates, seconds, stall))
                     quarantine.add(step.number, step.faults)
                     check_losses(self.progress.tallies, self.loader.batch.max_bad)
                     if self.after_step is not None:
                         self.after_step(self)
-                    if asked.signal_number or self.progress.step % self.config.checkpoint.every == 0:
-                        self.save()
-                    if asked.signal_number:
-                        raise Stopped(asked.signal_number, self.progress.step)
+                    stop, failed = highest(asked.signal_number, self.checkpoints.failed)
+                    if failed:
+                        self.checkpoints.wait()
+                    due = self.progress.step % self.config.checkpoint.every == 0
+                    stall = self.save() if stop or due else 0.0
+                    if stop:
+                        self.checkpoints.wait()
+                        raise Stopped(stop, self.progress.step)
             self.save()
+            self.checkpoints.wait()
         return self.progress
 
     def accumulate(self, step: Step) -> Sums:
@@ -220,7 +218,7 @@ class Trainer:
         add_tallies(self.progress.tallies, step.tallies)
 
     def record(
-        self, step: Step, sums: Sums, norm: float | None, rates: Mapping[str, float], seconds: float
+        self, step: Step, sums: Sums, norm: float | None, rates: Mapping[str, float], seconds: float, stall: float
     ) -> StepRecord:
         """The step's line in the metrics."""
         samples = sum(tally.samples for tally in step.tallies.values())
@@ -244,6 +242,7 @@ class Trainer:
                 samples_per_second=samples / seconds,
                 wait_share=step.wait / seconds,
                 memory_mb=peak_memory_mb(self.device),
+                save_seconds=stall,
             ),
         )
 
@@ -258,55 +257,28 @@ class Trainer:
             f"were not changed; the step's sample ids are in {path}. A lower learning rate may help."
         )
 
-    def save(self) -> None:
-        """Write a checkpoint of this moment, unless it is there."""
-        folder, step = self.folder / "checkpoints", self.progress.step
-        if latest_checkpoint(folder) == folder / f"step-{step}":
-            return
+    def save(self) -> float:
+        """Begin a checkpoint of this moment, unless there is one; gives for how many seconds that took."""
+        if self.checkpoints.newest == self.progress.step:
+            return 0.0
+        began = time.perf_counter()
         if self.model.feature_cache is not None:
             # Features that were computed before the checkpoint must not be computed in other batches after it.
             self.model.feature_cache.flush()
         report = data_report(self.progress.tallies, self.loader.shares)
         (self.folder / "data_report.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
-        save_checkpoint(
-            folder, step, self.model, self.optimizer, encode(self.progress), keep=self.config.checkpoint.keep
-        )
+        tensors = training_tensors(self.model, self.optimizer)
+        self.checkpoints.save(self.progress.step, tensors, encode(self.progress))
+        return time.perf_counter() - began
 
     def resume(self) -> None:
-        """Go to the newest whole checkpoint, if there is one."""
-        path = latest_checkpoint(self.folder / "checkpoints")
-        if path is None:
+        """Go to the newest sound checkpoint, if there is one."""
+        found = self.checkpoints.load(self.model, self.optimizer)
+        if found is None:
             return
-        self.progress = decode(Progress, load_checkpoint(path, self.model, self.optimizer), str(path))
+        path, state = found
+        self.progress = decode(Progress, state, str(path))
         log.info("%s goes on from %s", self.name, path)
-
-
-class _Asked:
-    """Which signal asked the run to stop, if any."""
-
-    signal_number: int = 0
-
-
-@contextmanager
-def _asked_to_stop() -> Iterator[_Asked]:
-    """Ctrl-C and SIGTERM are noted and answered after the step; the second one stops at once."""
-    asked = _Asked()
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
-        yield asked
-        return
-
-    def note(number: int, _frame: FrameType | None) -> None:
-        if asked.signal_number:
-            raise KeyboardInterrupt
-        asked.signal_number = number
-        log.warning("stopping after this step; once more stops at once")
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
