@@ -26,7 +26,7 @@ from xgenmm.config import ConfigError
 from xgenmm.data.lengths import source_lengths
 from xgenmm.data.mixture import MixtureConfig
 from xgenmm.data.plan import EMPTY_ROW, deal
-from xgenmm.data.planner import BatchConfig, MixtureSource
+from xgenmm.data.planner import PLAN_VERSION, BatchConfig, MixtureSource
 
 few = settings(max_examples=25, deadline=None)  # shapes are checked in tests, which is what costs time here
 
@@ -289,3 +289,40 @@ def test_replay_says_when_there_is_no_such_step():
         plan.replay(4)
     with pytest.raises(ConfigError, match="cannot go back to 1"):
         plan.replay(1)
+
+
+def test_weights_change_at_their_step_and_the_plan_goes_on_from_any():
+    made = [source("a", 40, weight=1.0), source("b", 40, tokens=20, weight=0.0)]
+    mixture = MixtureConfig(at_end="repeat", unit="tokens", schedule={5: {"a": 0.2, "b": 0.8}})
+
+    def fresh():
+        return planner(made, mixture, BatchConfig(size=6, tokens=CAPACITY, tiles=TILES))
+
+    straight = fresh()
+    whole = steps(straight, most=15)
+    owners = [Counter(slot.source for slot in slots([plan])) for plan, _ in whole]
+    assert all(owner == {0: 6} for owner in owners[:5])
+    assert sum(owners[5:], Counter()) == {0: 20, 1: 40}  # 20 x 10 tokens to 40 x 20
+    statistics = straight.statistics().sources
+    assert statistics["a"].target == pytest.approx((300 + 0.2 * 1000) / 1300)
+    for stop in (4, 5, 6, 11):
+        first, second = fresh(), fresh()
+        first.replay(stop)
+        second.restore(through_json(first.state()))
+        assert steps(second, most=15 - stop) == whole[stop:]
+
+
+def test_a_plan_is_the_one_that_it_was():
+    # Kept from version 1. Where this fails, running trainings would go on with other samples: raise PLAN_VERSION.
+    listed = [[[(1 + n * 7 % 40, n % 5, 3)] * (1 + n % 2)] * (1 + n % 3) for n in range(30)]
+    made = [
+        MixtureSource(lengths=source_lengths("a", listed, digest="a", shards=[0, 8, 20, 30]), weight=0.4),
+        MixtureSource(lengths=source_lengths("b", listed[::-1], digest="b"), weight=0.6, samples=70),
+    ]
+    mixture = MixtureConfig(unit="tokens", at_end="renormalise", mix_shards=2)
+    packed = planner(made, mixture, BatchConfig(rows=8, tokens=CAPACITY, tiles=TILES), seed=3)
+    assert len(steps(packed, most=99)) == 11
+    sized = planner(made, mixture, BatchConfig(size=8, tokens=CAPACITY, tiles=TILES), seed=3)
+    assert len(steps(sized, most=99)) == 13
+    assert (PLAN_VERSION, packed.digest) == (1, "5d329e5268844b4157d4fc6492e1b5ac")
+    assert sized.digest == "4e8cb0f8fc066c999caef39e2accf65f"

@@ -42,16 +42,11 @@ class Draws:
         self.lengths = lengths
         self._key = (seed, lengths.name)
         self._mix_shards = mix_shards
-        self._subset: NDArray[np.int64] | None = None
-        self._shards = lengths.shards
-        if samples is not None:
-            repeats, rest = divmod(samples, lengths.rows)
-            rest_rows = Permutation(lengths.rows, keyed(*self._key, "subset"))(np.arange(rest))
-            self._subset = np.sort(np.concatenate((np.tile(np.arange(lengths.rows), repeats), rest_rows)))
-            self._shards = np.searchsorted(self._subset, lengths.shards)
+        self._subset = None if samples is None else _subset(lengths.rows, samples, keyed(*self._key, "subset"))
+        self._shards = lengths.shards if self._subset is None else np.searchsorted(self._subset, lengths.shards)
         self.size = int(self._shards[-1])
         """Draws of an epoch."""
-        self._order = (-1, EpochOrder(self._shards, mix_shards, (*self._key, "order", -1)))
+        self._order: tuple[int, EpochOrder] | None = None
         self._block: list[Draw] = []
         self._block_start = 0
 
@@ -77,11 +72,11 @@ class Draws:
         }
 
     def _read(self, epoch: int, places: NDArray[np.int64]) -> list[Draw]:
-        if self._order[0] != epoch:
+        if self._order is None or self._order[0] != epoch:
             self._order = (epoch, EpochOrder(self._shards, self._mix_shards, (*self._key, "order", epoch)))
         rows = self._order[1].rows(places)
         if self._subset is not None:
-            rows = self._subset[rows]
+            rows = self._subset[rows].astype(np.int64)
         if self.lengths.variants is None:
             variants, chosen = repeat(0), rows
         else:
@@ -104,3 +99,13 @@ class Draws:
     def _columns(self, places: NDArray[np.int64]) -> list[Piece]:
         columns = (self.lengths.tokens, self.lengths.tiles, self.lengths.loss_tokens)
         return list(zip(*(column[places].tolist() for column in columns), strict=True))
+
+
+def _subset(rows: int, samples: int, key: int) -> NDArray[np.uint32]:
+    """So many rows in ascending order, all equally often but for chance."""
+    repeats, rest = divmod(samples, rows)
+    order = Permutation(rows, key)
+    times = np.full(rows, repeats, dtype=np.uint32)
+    for first in range(0, rest, _BLOCK):  # in blocks, so that ten million rows do not take a gigabyte on the way
+        times[order(np.arange(first, min(first + _BLOCK, rest)))] += 1
+    return np.repeat(np.arange(rows, dtype=np.uint32), times)
