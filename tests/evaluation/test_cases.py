@@ -93,6 +93,19 @@ def test_corrected_values_stand_beside_reproduced_defects():
     assert corrected_aggregate("ocrbench", "lmms-eval", ocr)["ocrbench_accuracy"] == 1
 
 
+def test_a_question_without_its_first_rotation_does_not_count():
+    row = {"question": "?", "A": "x", "B": "y", "answer": "A", "category": "c", "L2-category": "logic_reasoning"}
+    rows = [{**row, "index": index, "prediction": "A", "split": "dev"} for index in (3, 1_000_003, 1_000_004)]
+    for profile in ("paper", "lmms-eval"):
+        assert score_aggregate("mmbench_circular", profile, rows)["group_hits"] == {"3": 1}
+
+
+def test_golds_that_are_no_literals_warn_of_nothing():
+    case = {"prediction": "24cm", "answer": "24cm", "type": "human_test"}
+    assert score_case("chartqa_relaxed", "paper", case) == {"score": 1.0, "gt": ["24cm"]}
+    assert score_case("chartqa_relaxed", "paper", {**case, "answer": "[24cm]"})["gt"] == ["[24cm]"]
+
+
 def test_differences_name_the_place():
     assert differences({"a": [1, {"b": 2.0}]}, {"a": [1, {"b": 2.5}]}, 1e-9) == ["a[1].b: 2.0 != 2.5"]
     assert differences({"a": float("nan")}, {"a": "NaN"}, 1e-9) == []

@@ -55,11 +55,14 @@ def prematched_letter(answer: str, options: Mapping[str, str]) -> str | None:
 def circular_hits(rows: Sequence[tuple[int, bool]]) -> dict[int, int]:
     """By question (its index modulo 10^6), 1 if all its rows are right, else 0; in ascending order.
 
+    A question whose first rotation is not there does not count, as in both references.
+
     Args:
         rows: Index of every row and whether it was answered right.
     """
     groups = grouped(rows, lambda row: row[0] % ROTATION)
-    return {index: int(all(right for _, right in groups[index])) for index in sorted(groups)}
+    asked = sorted({index for index, _ in rows if index < ROTATION})
+    return {index: int(all(right for _, right in groups[index])) for index in asked}
 
 
 def _index(case: Case) -> int:

@@ -4,6 +4,7 @@ Source of all rules: eval.md, section 4.
 """
 
 import ast
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -60,8 +61,11 @@ def listed(answer: str) -> list[Any]:
 
     The reference calls eval(); a literal is all that a gold answer can be here.
     """
+    if "[" not in answer:  # Python warns of much that is no literal, such as "24cm"
+        return [answer]
     try:
-        value = ast.literal_eval(answer)
+        with warnings.catch_warnings(action="ignore", category=SyntaxWarning):
+            value = ast.literal_eval(answer)
     except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
         return [answer]
     return value if isinstance(value, list) else [answer]
