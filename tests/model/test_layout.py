@@ -3,23 +3,48 @@
 import pytest
 import torch
 
-from xgenmm.model.layout import Layout, Segment, layout_of
+from xgenmm.model.layout import Segment, layout_of
 
 
 def test_documents_branches_and_padding():
     documents = torch.tensor([0, 0, 0, 1, 2, 2, 2, 2, 3, 3, -1])
     branches = torch.tensor([0, 0, 0, 0, 0, 1, 1, 2, 1, 2, 0])
-    assert layout_of(documents) == Layout(
-        segments=(Segment(trunk=3), Segment(trunk=1), Segment(trunk=4), Segment(trunk=2)), padding=1
+    assert layout_of(documents).segments == (
+        Segment(start=0, trunk=3),
+        Segment(start=3, trunk=1),
+        Segment(start=4, trunk=4),
+        Segment(start=8, trunk=2),
     )
     layout = layout_of(documents, branches)
     assert layout.segments == (
-        Segment(trunk=3),
-        Segment(trunk=1),
-        Segment(trunk=1, branches=(2, 1)),
-        Segment(trunk=0, branches=(1, 1)),
+        Segment(start=0, trunk=3),
+        Segment(start=3, trunk=1),
+        Segment(start=4, trunk=1, branches=(2, 1)),
+        Segment(start=8, trunk=0, branches=(1, 1)),
     )
-    assert layout.length == 11
+    assert (layout.length, layout.tokens, layout.branched) == (11, 10, True)
+    assert not layout_of(documents).branched
+
+
+def test_who_sees_whom():
+    segment = Segment(start=5, trunk=2, branches=(2, 2))
+    assert segment.positions().tolist() == [0, 1, 2, 3, 2, 3]
+    assert segment.visible().int().tolist() == [
+        [1, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0],
+        [1, 1, 0, 0, 1, 0],
+        [1, 1, 0, 0, 1, 1],
+    ]
+    assert segment.visible(window=2).int().tolist() == [
+        [1, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [0, 1, 1, 0, 0, 0],
+        [0, 0, 1, 1, 0, 0],
+        [0, 1, 0, 0, 1, 0],
+        [0, 0, 0, 0, 1, 1],
+    ]
 
 
 @pytest.mark.parametrize(

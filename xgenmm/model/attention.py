@@ -21,50 +21,92 @@ from transformers import PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from xgenmm.model.blocks import block_attention
+from xgenmm.model.gpu_attention import flex_attention_of, varlen_attention
 from xgenmm.model.layout import Layout
 
 PREFIX = "packed_"
 """`packed_sdpa` is `sdpa` where no layout is given."""
+UNKNOWN = ("s_aux", "position_bias", "head_mask")
+"""What some families add to attention and `attend` does not know: refused, not left out in silence."""
 
 _without_mask: ContextVar[bool] = ContextVar("_without_mask", default=False)
 
 
 def attend(
-    query: Float[Tensor, "1 H L D"],
-    key: Float[Tensor, "1 KV L D"],
-    value: Float[Tensor, "1 KV L V"],
+    query: Float[Tensor, "L H D"],
+    key: Float[Tensor, "L KV D"],
+    value: Float[Tensor, "L KV V"],
     layout: Layout,
     *,
     scale: float | None = None,
+    window: int | None = None,
+    softcap: float | None = None,
     dropout: float = 0.0,
-) -> Float[Tensor, "1 H L V"]:
-    """Causal attention within each document of a packed row."""
-    lengths = [length for segment in layout.segments for length in segment.parts]
-    if layout.padding:
-        lengths.append(layout.padding)
-    parts = iter(zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True))
+) -> Float[Tensor, "L H V"]:
+    """Causal attention within each document of a packed row.
 
-    def causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        grouped = q.shape[1] != k.shape[1]
-        return F.scaled_dot_product_attention(
-            q, k, v, is_causal=True, dropout_p=dropout, scale=scale, enable_gqa=grouped
+    Args:
+        query: One for each head; `H / KV` heads share keys and values.
+        key: Positions as of the queries.
+        value: Of keys.
+        layout: Of the row.
+        scale: Of scores, by default one over the root of the width.
+        window: How far back a token sees, itself included; None: to the beginning of its document.
+        softcap: Bound that scores approach, instead of growing without end (Gemma 2).
+        dropout: Share of a token's attention that is dropped.
+    """
+    if torch.is_autocast_enabled(query.device.type):
+        query, key, value = (x.to(torch.get_autocast_dtype(query.device.type)) for x in (query, key, value))
+    if window is not None and window >= max((segment.length for segment in layout.segments), default=0):
+        window = None
+    settings: dict[str, Any] = {"scale": query.shape[-1] ** -0.5 if scale is None else scale, "window": window}
+    plain = softcap is None and not layout.branched
+    if dropout:
+        if softcap is not None:
+            raise ValueError("attention in packed rows has no dropout together with a soft cap")
+        return segment_attention(query, key, value, layout, **settings, dropout=dropout)
+    if query.device.type == "cpu":
+        # In float32 torch's own attention is faster, but not over oneDNN, which is what lower precisions ask for.
+        if plain and query.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest":
+            return segment_attention(query, key, value, layout, **settings)
+        return block_attention(query, key, value, layout, **settings, softcap=softcap)
+    if query.device.type == "cuda" and query.dtype != torch.float32 and plain:
+        return varlen_attention(query, key, value, layout, **settings)
+    return flex_attention_of(query, key, value, layout, **settings, softcap=softcap)
+
+
+def segment_attention(
+    query: Float[Tensor, "L H D"],
+    key: Float[Tensor, "L KV D"],
+    value: Float[Tensor, "L KV V"],
+    layout: Layout,
+    *,
+    scale: float,
+    window: int | None = None,
+    dropout: float = 0.0,
+) -> Float[Tensor, "L H V"]:
+    """Document by document with torch's own attention: the plainest way, and the one that knows dropout."""
+    outputs = []
+    lengths = [segment.length for segment in layout.segments]
+    rest = layout.length - layout.tokens
+    pieces = zip(*(x.transpose(0, 1).split([*lengths, rest], dim=1) for x in (query, key, value)), strict=True)
+    for segment, (q, k, v) in zip(layout.segments, pieces, strict=False):
+        plain = not segment.branches and window is None
+        outputs.append(
+            F.scaled_dot_product_attention(
+                q[None],
+                k[None],
+                v[None],
+                attn_mask=None if plain else segment.visible(window).to(query.device),
+                is_causal=plain,
+                dropout_p=dropout,
+                scale=scale,
+                enable_gqa=len(q) != len(k),
+            )[0]
         )
-
-    outputs: list[Tensor] = []
-    for segment in layout.segments:
-        trunk = next(parts)
-        outputs_of = []
-        for _ in segment.branches:
-            whole = causal(*(torch.cat(pair, dim=2) for pair in zip(trunk, next(parts), strict=True)))
-            outputs_of.append(whole)
-        if not outputs_of:
-            outputs.append(causal(*trunk))
-            continue
-        outputs.append(outputs_of[0][:, :, : segment.trunk])
-        outputs += [whole[:, :, segment.trunk :] for whole in outputs_of]
-    if layout.padding:
-        outputs.append(next(parts)[2].new_zeros(1, query.shape[1], layout.padding, value.shape[-1]))
-    return torch.cat(outputs, dim=2)
+    outputs.append(value.new_zeros(query.shape[1], rest, value.shape[-1]))
+    return torch.cat(outputs, dim=1).transpose(0, 1)
 
 
 def use_packed_attention(language_model: PreTrainedModel) -> None:
@@ -107,8 +149,6 @@ def _attention_over(before: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
         value: Float[Tensor, "B KV total V"],
         attention_mask: Tensor | None,
         layout: Layout | None = None,
-        scaling: float | None = None,
-        dropout: float = 0.0,
         **options: Any,
     ) -> tuple[Float[Tensor, "B L H V"], Tensor | None]:
         if layout is None:
@@ -118,10 +158,22 @@ def _attention_over(before: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
                 if before == "eager"
                 else ALL_ATTENTION_FUNCTIONS[before]
             )
-            return function(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **options)
-        _refuse(module, options)
-        mixed = attend(query, key, value, layout, scale=scaling, dropout=dropout)
-        return mixed.transpose(1, 2), None
+            return function(module, query, key, value, attention_mask, **options)
+        for name in UNKNOWN:
+            if options.get(name) is not None:
+                raise ValueError(f"{type(module).__name__} asks for {name} in attention, which packed rows do not have")
+        query, key, value = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
+        mixed = attend(
+            query,
+            key,
+            value,
+            layout,
+            scale=options.get("scaling"),
+            window=options.get("sliding_window"),
+            softcap=options.get("softcap"),
+            dropout=options.get("dropout", 0.0),
+        )
+        return mixed[None], None
 
     return packed_attention
 
@@ -131,10 +183,3 @@ def _mask_over(before: str) -> Callable[..., Any]:
         return None if _without_mask.get() else ALL_MASK_ATTENTION_FUNCTIONS[before](*args, **kwargs)
 
     return mask
-
-
-def _refuse(module: nn.Module, options: dict[str, Any]) -> None:
-    """What some families add to attention and `attend` does not know must not be left out in silence."""
-    for name in ("softcap", "s_aux", "position_bias", "head_mask"):
-        if options.get(name) is not None:
-            raise ValueError(f"{type(module).__name__} asks for {name} in attention, which packed rows do not have yet")

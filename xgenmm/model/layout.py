@@ -1,25 +1,55 @@
-"""Which positions of a packed row belong together. Knows no tokens and no tensors on a device."""
+"""Which positions of a packed row belong together. Worked out once per row, on the CPU, for all layers and backends."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
-from jaxtyping import Int
+import torch
+from jaxtyping import Bool, Int
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
     """One document of a row: its trunk, then its branches, each of which sees the trunk and itself."""
 
+    start: int
+    """Position in the row."""
     trunk: int
     """Tokens."""
     branches: tuple[int, ...] = ()
     """Tokens of each."""
 
     @property
-    def parts(self) -> tuple[int, ...]:
-        """Lengths of trunk and branches, in order."""
-        return (self.trunk, *self.branches)
+    def length(self) -> int:
+        """Tokens of trunk and branches together."""
+        return self.trunk + sum(self.branches)
+
+    def branch_numbers(self) -> Int[Tensor, " L"]:
+        """Of every position: 0 in the trunk, 1, 2, ... in the branches."""
+        lengths = torch.tensor([self.trunk, *self.branches])
+        return torch.arange(len(lengths)).repeat_interleave(lengths)
+
+    def positions(self) -> Int[Tensor, " L"]:
+        """Of every position: how many tokens it sees before it. A branch counts on from the end of the trunk."""
+        index, numbers = torch.arange(self.length), self.branch_numbers()
+        begins = torch.tensor([0, self.trunk, *self.branches]).cumsum(0)
+        return index - torch.where(numbers == 0, 0, begins[numbers] - self.trunk)
+
+    def visible(self, window: int | None = None) -> Bool[Tensor, "L L"]:
+        """Which position (row) sees which (column): of what stands before it, its own branch and the trunk.
+
+        Args:
+            window: How far back a token sees, itself included; None: to the beginning.
+        """
+        numbers, index = self.branch_numbers(), torch.arange(self.length)
+        seen = (index[:, None] >= index) & ((numbers == 0) | (numbers == numbers[:, None]))
+        if window is not None:
+            positions = self.positions()
+            seen &= positions[:, None] - positions < window
+        return seen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,12 +57,25 @@ class Layout:
     """The documents of a packed row in order, and the padding behind them."""
 
     segments: tuple[Segment, ...]
-    padding: int = 0
+    length: int
+    """Positions of the row, with its padding."""
+    _memo: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
-    def length(self) -> int:
-        """Positions of the row."""
-        return sum(sum(segment.parts) for segment in self.segments) + self.padding
+    def tokens(self) -> int:
+        """Positions without padding."""
+        return self.segments[-1].start + self.segments[-1].length if self.segments else 0
+
+    @property
+    def branched(self) -> bool:
+        """Whether any document has branches."""
+        return any(segment.branches for segment in self.segments)
+
+    def once(self, key: Hashable, work: Callable[[], T]) -> T:
+        """What a backend works out of the row, the first time that it is asked for."""
+        if key not in self._memo:
+            self._memo[key] = work()
+        return self._memo[key]
 
 
 def layout_of(documents: Int[Tensor, " L"], branches: Int[Tensor, " L"] | None = None) -> Layout:
@@ -45,38 +88,23 @@ def layout_of(documents: Int[Tensor, " L"], branches: Int[Tensor, " L"] | None =
     Raises:
         ValueError: A document or a branch lies in pieces, or padding lies between documents.
     """
-    docs = documents.tolist()
-    branch = [0] * len(docs) if branches is None else branches.tolist()
-    tokens = len(docs)
-    while tokens and docs[tokens - 1] < 0:
-        tokens -= 1
-    segments: list[list[int]] = []
-    before, number = -1, -1
-    for document, of in zip(docs[:tokens], branch[:tokens], strict=True):
+    both = torch.stack([documents, torch.zeros_like(documents) if branches is None else branches])
+    runs, lengths = both.unique_consecutive(dim=1, return_counts=True)
+    found: list[tuple[int, list[int]]] = []
+    before, number, at = -1, -1, 0
+    for document, of, length in zip(*runs.tolist(), lengths.tolist(), strict=True):
+        if document < 0 and at + length == len(documents):
+            break  # padding
         if document == before + 1:
             # a document of branches only has a trunk of no tokens
-            segments.append([1] if of == 0 else [0, 1])
-        elif document == before and of == number:
-            segments[-1][-1] += 1
+            found.append((at, [length] if of == 0 else [0, length]))
         elif document == before and of > number:
-            segments[-1].append(1)
+            found[-1][1].append(length)
         else:
             raise ValueError(
                 f"document {document}, branch {of} stands behind document {before}, branch {number}: documents must "
                 "stand one behind the other, each with its trunk first and then its branches, and padding at the end"
             )
-        before, number = document, of
-    return Layout(
-        segments=tuple(Segment(trunk=trunk, branches=tuple(others)) for trunk, *others in segments),
-        padding=len(docs) - tokens,
-    )
-
-
-def paths(segment: Segment, start: int) -> Sequence[Sequence[int]]:
-    """The positions of every plain text from left to right that a document holds: its trunk with each branch."""
-    trunk = range(start, start + segment.trunk)
-    ends, begin = [], start + segment.trunk
-    for length in segment.branches:
-        ends.append([*trunk, *range(begin, begin + length)])
-        begin += length
-    return ends or [trunk]
+        before, number, at = document, of, at + length
+    segments = (Segment(start=start, trunk=trunk, branches=tuple(rest)) for start, (trunk, *rest) in found)
+    return Layout(segments=tuple(segments), length=len(documents))

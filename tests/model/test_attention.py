@@ -1,0 +1,162 @@
+"""All ways to compute attention in a packed row give what one dense mask gives, and so do their gradients."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from xgenmm.model.attention import attend, segment_attention
+from xgenmm.model.blocks import BLOCK, block_attention
+from xgenmm.model.gpu_attention import block_mask, document_begins, flex_attention_of
+from xgenmm.model.layout import Layout, layout_of
+
+SHORT = [[7], [30], [1], [31], [29], [12]]
+"""Documents by the lengths of trunk and branches."""
+LONG = [[300], [40], [2 * BLOCK], [BLOCK], [BLOCK + 1]]
+TREES = [[20, 5, 9], [33], [0, 4, 6], [150, 90, 200, 3, 60], [20, 140, 1], [18, 7, 7]]
+ROWS = {"short": (SHORT, 0), "long": (LONG, 0), "trees": (TREES, 0), "padded": (SHORT + TREES[:4], 9)}
+
+
+def make_layout(documents: list[list[int]], padding: int = 0) -> Layout:
+    owners, branches = [], []
+    for number, parts in enumerate(documents):
+        owners += [number] * sum(parts)
+        branches += [branch for branch, length in enumerate(parts) for _ in range(length)]
+    return layout_of(torch.tensor(owners + [-1] * padding), torch.tensor(branches + [0] * padding))
+
+
+def make_inputs(length: int, dtype: torch.dtype = torch.float32, heads: int = 6, shared: int = 3) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    sizes = (heads, 16), (heads // shared, 16), (heads // shared, 8)
+    return [torch.randn(length, *size, generator=generator).to(dtype).requires_grad_() for size in sizes]
+
+
+def dense(
+    query: Tensor, key: Tensor, value: Tensor, layout: Layout, window: int | None = None, softcap: float | None = None
+) -> Tensor:
+    """With a mask of all pairs, written down from its definition, in float64."""
+    q, k, v = (x.double() for x in (query, key, value))
+    k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
+    visible = torch.zeros(layout.length, layout.length, dtype=torch.bool)
+    for segment in layout.segments:
+        # every path through a document is a plain text of its own
+        trunk = list(range(segment.start, segment.start + segment.trunk))
+        begin = segment.start + segment.trunk
+        for length in segment.branches or (0,):
+            path = torch.tensor([*trunk, *range(begin, begin + length)])
+            order = torch.arange(len(path))
+            seen = order[:, None] >= order
+            if window is not None:
+                seen &= order[:, None] - order < window
+            visible[path[:, None], path] = seen
+            begin += length
+    scores = torch.einsum("qhd,khd->hqk", q, k) / 4
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    chances = scores.masked_fill(~visible, float("-inf")).softmax(-1).nan_to_num(0)
+    return torch.einsum("hqk,khd->qhd", chances, v)
+
+
+def gradients(output: Tensor, inputs: list[Tensor], layout: Layout) -> list[Tensor]:
+    """With respect to all inputs; what padding gives counts for nothing."""
+    weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    weights[layout.tokens :] = 0
+    return list(torch.autograd.grad((output * weights).sum(), inputs))
+
+
+@pytest.mark.parametrize("options", [{}, {"window": 10}, {"window": 140}, {"softcap": 0.7}])
+@pytest.mark.parametrize("row", ROWS)
+def test_blocks_are_the_dense_mask(row: str, options: dict[str, float]):
+    layout = make_layout(*ROWS[row])
+    inputs = make_inputs(layout.length)
+    output, expected = block_attention(*inputs, layout, scale=1 / 4, **options), dense(*inputs, layout, **options)
+    torch.testing.assert_close(output, expected.float(), rtol=0, atol=2e-6)
+    for found, wanted in zip(gradients(output, inputs, layout), gradients(expected, inputs, layout), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("window", [None, 10])
+@pytest.mark.parametrize("row", ROWS)
+def test_segments_are_the_dense_mask(row: str, window: int | None):
+    layout = make_layout(*ROWS[row])
+    inputs = make_inputs(layout.length)
+    output = segment_attention(*inputs, layout, scale=1 / 4, window=window)
+    expected = dense(*inputs, layout, window)
+    torch.testing.assert_close(output, expected.float(), rtol=0, atol=2e-6)
+    for found, wanted in zip(gradients(output, inputs, layout), gradients(expected, inputs, layout), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")
+@pytest.mark.parametrize("options", [{}, {"window": 10}, {"softcap": 0.7}])
+@pytest.mark.parametrize("row", ROWS)
+def test_flex_attention_is_the_dense_mask(row: str, options: dict[str, float]):
+    layout = make_layout(*ROWS[row])
+    with torch.no_grad():
+        inputs = [tensor.detach() for tensor in make_inputs(layout.length)]
+        output = flex_attention_of(*inputs, layout, scale=1 / 4, **options)
+        expected = dense(*inputs, layout, **options).float()
+    torch.testing.assert_close(output[: layout.tokens], expected[: layout.tokens], rtol=0, atol=2e-6)
+
+
+def test_flex_attention_skips_blocks_of_other_documents():
+    layout = make_layout([[256], [256], [256]])
+    mask = block_mask(layout, None, torch.device("cpu"))
+    # three documents of two blocks of 128: of each, the first block sees one and the second two
+    assert mask.kv_num_blocks.sum() + mask.full_kv_num_blocks.sum() == 3 * (1 + 2)
+
+
+def test_begins_of_documents():
+    begins, longest = document_begins(make_layout([[7], [30], [1]], padding=2), torch.device("cpu"))
+    assert begins.tolist() == [0, 7, 37, 38, 40]
+    assert longest == 30
+
+
+@pytest.mark.parametrize("row", ["short", "long", "trees"])
+def test_bfloat16_is_rounded_and_nothing_worse(row: str):
+    """Scores that are rounded to 8 bits move attention by less than 2^-8 of their size each."""
+    layout = make_layout(*ROWS[row])
+    inputs = make_inputs(layout.length, torch.bfloat16)
+    output, expected = attend(*inputs, layout), dense(*inputs, layout)
+    pairs = [(output, expected), *zip(*(gradients(x, inputs, layout) for x in (output, expected)), strict=True)]
+    for found, wanted in pairs:
+        assert found.dtype == torch.bfloat16
+        assert (found.double() - wanted.double()).norm() / wanted.double().norm() < 2**-7
+
+
+def test_autocast_is_followed_and_does_not_reach_inside():
+    layout = make_layout(LONG + TREES)
+    inputs = make_inputs(layout.length)
+    rounded = [tensor.detach().bfloat16().requires_grad_() for tensor in inputs]
+    with torch.autocast("cpu", torch.bfloat16):
+        output = attend(*inputs, layout)
+    expected = attend(*rounded, layout)
+    assert torch.equal(output, expected)
+    for found, wanted in zip(gradients(output, inputs, layout), gradients(expected, rounded, layout), strict=True):
+        assert torch.equal(found, wanted.float())
+
+
+def test_dropout_drops_and_keeps_the_mean():
+    layout = make_layout(SHORT)
+    inputs = [tensor.detach() for tensor in make_inputs(layout.length)]
+    torch.manual_seed(0)
+    drawn = torch.stack([attend(*inputs, layout, dropout=0.3) for _ in range(400)])
+    assert drawn.std(dim=0).max() > 0.1
+    torch.testing.assert_close(drawn.mean(dim=0), attend(*inputs, layout), rtol=0, atol=0.25)
+    with pytest.raises(ValueError, match="no dropout together with a soft cap"):
+        attend(*inputs, layout, dropout=0.3, softcap=1.0)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("row", ROWS)
+def test_a_gpu_gives_what_a_cpu_gives(row: str):
+    layout = make_layout(*ROWS[row])
+    for dtype, tolerance in ((torch.float32, 2e-3), (torch.bfloat16, 2e-2)):
+        inputs = make_inputs(layout.length, dtype)
+        there = [tensor.detach().cuda().requires_grad_() for tensor in inputs]
+        results = [
+            (output, gradients(output.cpu(), x, layout)) for x in (inputs, there) for output in [attend(*x, layout)]
+        ]
+        for found, wanted in zip((results[1][0], *results[1][1]), (results[0][0], *results[0][1]), strict=True):
+            torch.testing.assert_close(
+                found.cpu()[: layout.tokens], wanted[: layout.tokens], rtol=tolerance, atol=tolerance
+            )

@@ -1,0 +1,103 @@
+"""Attention within the documents of a packed row, on a GPU: one kernel for the whole row.
+
+Plain documents go through flash attention for sequences of any lengths; branches, soft caps and float32 through
+FlexAttention, which skips what its mask leaves out block by block.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, and_masks, create_block_mask, flex_attention
+from torch.nn.attention.varlen import varlen_attn
+
+from xgenmm.model.layout import Layout
+
+
+def varlen_attention(
+    query: Float[Tensor, "L H D"],
+    key: Float[Tensor, "L KV D"],
+    value: Float[Tensor, "L KV V"],
+    layout: Layout,
+    *,
+    scale: float,
+    window: int | None = None,
+) -> Float[Tensor, "L H V"]:
+    """For 16-bit types and documents without branches. Padding is a document of its own."""
+    begins, longest = layout.once(("varlen", query.device), lambda: document_begins(layout, query.device))
+    mixed = varlen_attn(
+        query,
+        key,
+        value,
+        begins,
+        begins,
+        longest,
+        longest,
+        scale=scale,
+        window_size=(-1 if window is None else window - 1, 0),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    assert isinstance(mixed, Tensor)
+    return mixed
+
+
+def document_begins(layout: Layout, device: torch.device) -> tuple[Int[Tensor, " borders"], int]:
+    """Where each document begins, and the row's end; and the longest one's length."""
+    begins = [segment.start for segment in layout.segments]
+    ends = [*begins[1:], layout.tokens, *([layout.length] if layout.length > layout.tokens else [])]
+    every = torch.tensor([0, *ends], dtype=torch.int32)
+    return every.to(device, non_blocking=True), int(every.diff().max())
+
+
+def flex_attention_of(
+    query: Float[Tensor, "L H D"],
+    key: Float[Tensor, "L KV D"],
+    value: Float[Tensor, "L KV V"],
+    layout: Layout,
+    *,
+    scale: float,
+    window: int | None = None,
+    softcap: float | None = None,
+) -> Float[Tensor, "L H V"]:
+    """For anything."""
+    mask = layout.once(("flex", query.device, window), lambda: block_mask(layout, window, query.device))
+    mixed = _flex(query.device.type)(
+        *(x.transpose(0, 1)[None] for x in (query, key, value)),
+        block_mask=mask,
+        scale=scale,
+        score_mod=None if softcap is None else _capped(softcap),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return mixed[0].transpose(0, 1)
+
+
+def block_mask(layout: Layout, window: int | None, device: torch.device) -> BlockMask:
+    """Which block of a row sees which; padding sees itself."""
+    sizes = [segment.length for segment in layout.segments] + [layout.length - layout.tokens]
+    documents = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    numbers = [segment.branch_numbers() for segment in layout.segments]
+    branches = torch.cat([*numbers, torch.zeros(sizes[-1], dtype=torch.int64)])
+    positions = torch.cat([*(segment.positions() for segment in layout.segments), torch.arange(sizes[-1])])
+    documents, branches, positions = (x.to(device, non_blocking=True) for x in (documents, branches, positions))
+
+    # Lambdas, because a function whose shapes are checked (in tests) is not what FlexAttention counts the arguments of.
+    same: Any = lambda _b, _h, q, k: (documents[q] == documents[k]) & (q >= k)  # noqa: E731
+    related: Any = lambda _b, _h, q, k: (branches[k] == 0) | (branches[k] == branches[q])  # noqa: E731
+    reach = layout.length if window is None else window
+    near: Any = lambda _b, _h, q, k: positions[q] - positions[k] < reach  # noqa: E731
+    visible = and_masks(same, related, near)
+    return create_block_mask(visible, None, None, layout.length, layout.length, device=device)
+
+
+@cache
+def _flex(device: str) -> Callable[..., Any]:
+    # Not compiled, it computes all scores: only to check the mask on a CPU.
+    return torch.compile(flex_attention) if device == "cuda" else flex_attention
+
+
+@cache
+def _capped(softcap: float) -> Any:
+    return lambda score, _b, _h, _q, _k: softcap * torch.tanh(score / softcap)
