@@ -3,6 +3,7 @@
 from collections import Counter
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,7 +23,7 @@ from tests.data.plans import (
     steps,
     through_json,
 )
-from xgenmm.config import ConfigError
+from xgenmm.config import ConfigError, decode
 from xgenmm.data.lengths import source_lengths
 from xgenmm.data.mixture import MixtureConfig
 from xgenmm.data.plan import EMPTY_ROW, deal
@@ -281,6 +282,26 @@ def test_micro_batches_and_limits_of_damage_may_change_between_two_starts():
     next(plan)
     other.restore(plan.state())
     assert next(other) == next(plan)
+
+
+def test_settings_of_a_step_as_a_recipe_has_them():
+    written = "{unit: tokens, at_end: repeat, schedule: {200: {a: 1, b: 0.0}}}"
+    mixture = decode(MixtureConfig, yaml.safe_load(written))
+    assert mixture == MixtureConfig(unit="tokens", at_end="repeat", schedule={200: {"a": 1.0, "b": 0.0}})
+    assert decode(BatchConfig, {"rows": 8}) == BatchConfig(rows=8)
+    for batch in ({}, {"rows": 8, "size": 8}):
+        with pytest.raises(ConfigError, match="give either size"):
+            decode(BatchConfig, batch)
+    for name in ("size", "tokens", "tiles", "micro"):
+        with pytest.raises(ConfigError, match=f"batch.{name} must be at least 1, but is 0"):
+            decode(BatchConfig, {"size": 8, name: 0})
+
+
+def test_sources_need_names_of_their_own_and_rows_to_take():
+    with pytest.raises(ConfigError, match=r"each its own name, but has \['a', 'a'\]"):
+        planner([source("a", 3), source("a", 4)])
+    with pytest.raises(ConfigError, match='"a": samples must be at least 1, but is 0'):
+        planner([source("a", 3, samples=0)])
 
 
 def test_replay_says_when_there_is_no_such_step():
