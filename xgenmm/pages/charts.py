@@ -100,3 +100,78 @@ def grid_line(tick: float, y: float, text: str) -> str:
         f'<line class="{style}" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
         f'<text class="axis" x="{LEFT - 5}" y="{y + 3.5:.1f}" text-anchor="end">{escape(text)}</text>'
     )
+
+
+def share_chart(
+    title: str, steps: Sequence[int], series: Sequence[tuple[str, str, Sequence[float]]], levels: Sequence[float]
+) -> str:
+    """Shares over the steps of a run, in per cent, each named at its end.
+
+    Args:
+        title: What a screen reader says of the chart.
+        steps: At which the shares were taken.
+        series: Name, class in the style sheet, and a share for each step.
+        levels: For each step the share that was wanted; drawn dashed.
+    """
+    values = [100 * value for _, _, shares in series for value in shares] + [100 * value for value in levels]
+    grid = ticks(0.0, max(values, default=0.0) or 1.0)
+    bottom, top = grid[0], grid[-1]
+    first, last = steps[0], steps[-1]
+    xs = [LEFT + (WIDTH - LEFT - RIGHT) * (step - first) / max(last - first, 1) for step in steps]
+
+    def points(shares: Sequence[float]) -> str:
+        return " ".join(f"{x:.1f},{scale(100 * y, bottom, top):.1f}" for x, y in zip(xs, shares, strict=True))
+
+    out = [open_chart(title)]
+    out += [grid_line(tick, scale(tick, bottom, top), f"{tick:g} %") for tick in grid]
+    out.append(f'<polyline class="level" points="{points(levels)}"/>')
+    ends = []
+    for name, style, shares in series:
+        out.append(f'<g class="{style}"><polyline points="{points(shares)}"/></g>')
+        ends.append((scale(100 * shares[-1], bottom, top), name, style))
+    for y, (_, name, style) in zip(spread([end[0] for end in ends]), ends, strict=True):
+        out.append(f'<text class="{style}-name" x="{WIDTH - RIGHT + 3}" y="{y + 3.5:.1f}">{escape(name)}</text>')
+    out.append(f'<text class="axis" x="{LEFT}" y="{HEIGHT - 7}">step {first}</text>')
+    out.append(f'<text class="axis" x="{WIDTH - RIGHT}" y="{HEIGHT - 7}" text-anchor="end">{last}</text>')
+    return "".join(out) + "</svg>"
+
+
+def histogram(title: str, counts: Sequence[int], borders: Sequence[str]) -> str:
+    """Counts of classes as bars; the classes' borders stand below, as many as there is room for.
+
+    Args:
+        title: What a screen reader says of the chart.
+        counts: Of each class.
+        borders: One more than classes.
+    """
+    grid = ticks(0.0, float(max(counts, default=0) or 1))
+    bottom, top = grid[0], grid[-1]
+    slot = (WIDTH - LEFT - RIGHT / 4) / max(len(counts), 1)
+    every = max(1, -(-len(borders) // 9))
+    out = [open_chart(title)]
+    out += [grid_line(tick, scale(tick, bottom, top), _short(tick)) for tick in grid]
+    for number, count in enumerate(counts):
+        y = scale(float(count), bottom, top)
+        note = f"{borders[number]} to {borders[number + 1]}: {count:,}"
+        out.append(
+            f'<rect class="column" x="{LEFT + slot * number + 1:.1f}" y="{y:.1f}" width="{slot - 2:.1f}" '
+            f'height="{scale(0.0, bottom, top) - y:.1f}"><title>{escape(note)}</title></rect>'
+        )
+    for number in range(0, len(borders), every):
+        x = LEFT + slot * number
+        out.append(
+            f'<text class="axis" x="{x:.1f}" y="{HEIGHT - 7}" text-anchor="middle">{escape(borders[number])}</text>'
+        )
+    return "".join(out) + "</svg>"
+
+
+def _short(value: float) -> str:
+    """A number in few letters.
+
+    >>> _short(12_000.0), _short(2_500_000.0), _short(7.0)
+    ('12k', '2.5M', '7')
+    """
+    for size, letter in ((1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:g}{letter}"
+    return f"{value:g}"
