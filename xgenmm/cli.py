@@ -14,6 +14,7 @@ from xgenmm import __version__
 if TYPE_CHECKING:
     from xgenmm.data.loader import SourceConfig
     from xgenmm.inference.generate import GenerationConfig
+    from xgenmm.recipe import Recipe
 
 PROGRAM = "xgenmm"
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
@@ -57,12 +58,7 @@ def _starter(options: argparse.Namespace) -> None:
 def _train(options: argparse.Namespace) -> None:
     from xgenmm import recipe as recipes
 
-    recipe = recipes.load_recipe(options.recipe, options.settings)
-    if recipe.toy is not None:
-        from xgenmm.starter.toy import write_toy
-
-        write_toy(Path(recipe.toy))
-    results = recipes.run(recipe)
+    results = recipes.run(_recipe(options.recipe, options.settings))
     print(f"weights: {results[-1].folder / 'weights'}")
 
 
@@ -160,9 +156,43 @@ def _data_fetch(options: argparse.Namespace) -> None:
 def _sources(name: str, schema: str, images: Path | None) -> "Sequence[SourceConfig]":
     """The sources of a recipe, or of files, folders and globs."""
     from xgenmm.data.sources import find_sources
-    from xgenmm.recipe import is_recipe, load_recipe, sources_of
+    from xgenmm.recipe import is_recipe, sources_of
 
-    return sources_of(load_recipe(name)) if is_recipe(name) else find_sources(name, schema=schema, images=images)
+    if is_recipe(name):
+        return [source for _, source in sources_of(_recipe(name))]
+    return find_sources(name, schema=schema, images=images)
+
+
+def _recipe(name: str, settings: Sequence[str] = ()) -> "Recipe":
+    """A recipe, with its toy weights and data written if it wants some."""
+    from xgenmm import recipe as recipes
+
+    recipe = recipes.load_recipe(name, settings)
+    if recipe.toy is not None:
+        from xgenmm.starter.toy import write_toy
+
+        write_toy(Path(recipe.toy))
+    return recipe
+
+
+def _data_view(options: argparse.Namespace) -> None:
+    from xgenmm.config import ConfigError
+    from xgenmm.data.view.app import HOST, make_app, open_port, serve
+    from xgenmm.data.view.catalogue import Catalogue
+    from xgenmm.recipe import is_recipe, sources_of, stage_processor
+
+    processors = {}
+    if is_recipe(options.source):
+        recipe = _recipe(options.source)
+        for stage, source in sources_of(recipe):
+            try:
+                processors[source.name] = stage_processor(recipe, stage)
+            except ConfigError as error:
+                logging.getLogger(PROGRAM).warning("%s: shown only as people read it: %s", source.name, error)
+    catalogue = Catalogue(_sources(options.source, options.schema, options.images))
+    port = open_port(options.port)
+    print(f"look at http://{HOST}:{port.getsockname()[1]} (Ctrl-C ends it)", flush=True)
+    serve(make_app(catalogue, options.source, processors), port)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -207,8 +237,18 @@ def _parser() -> argparse.ArgumentParser:
     scan.set_defaults(function=_data_scan)
     _add_fetch(jobs.add_parser("fetch", help="the pictures that tables name by address, into a folder; resumes"))
 
+    _add_view(jobs.add_parser("view", help="a local page: records as people and as the model see them"))
+
     _add_evaluate(verbs.add_parser("evaluate", help="benchmarks, few-shot and safety; or saved answers scored again"))
     return parser
+
+
+def _add_view(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SOURCE|RECIPE", help="a file, a folder, a glob, or a recipe")
+    parser.add_argument("--port", type=int, default=8017, metavar="N", help="on this machine (default: %(default)s)")
+    parser.add_argument("--schema", default="auto", metavar="NAME", help="a data set's or an adapter's name (auto)")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="where pictures that tables name are")
+    parser.set_defaults(function=_data_view)
 
 
 def _add_fetch(parser: argparse.ArgumentParser) -> None:

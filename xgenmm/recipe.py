@@ -153,16 +153,45 @@ def is_recipe(name: str) -> bool:
     return name.endswith((".yaml", ".yml")) or (not Path(name).exists() and name in _shipped())
 
 
-def sources_of(recipe: Recipe) -> list[SourceConfig]:
+def sources_of(recipe: Recipe) -> list[tuple[StageConfig, SourceConfig]]:
     """All sources of all stages. What several stages use comes once; a namesake that differs gets its stage's name."""
-    found: dict[str, SourceConfig] = {}
+    found: dict[str, tuple[StageConfig, SourceConfig]] = {}
     for stage in recipe.stages:
         for source in stage.data:
             same = dataclasses.replace(source, weight=None, samples=None)
-            if found.setdefault(source.name, same) != same:
+            if found.setdefault(source.name, (stage, same))[1] != same:
                 name = f"{stage.name}/{source.name}"
-                found[name] = dataclasses.replace(same, name=name)
+                found[name] = (stage, dataclasses.replace(same, name=name))
     return list(found.values())
+
+
+def stage_processor(recipe: Recipe, stage: StageConfig) -> XGenMMProcessor:
+    """The processor that a stage will have. No model is made, and no weights of the stages before need to be there.
+
+    Raises:
+        ConfigError: A folder is missing, or settings do not fit.
+    """
+    settings: dict[str, Any] = {}
+    tokenizer = None
+    for one in recipe.stages[: recipe.stages.index(stage) + 1]:
+        if one.init is not None:
+            check_folder(Path(one.init))
+            saved = XGenMMProcessor.from_pretrained(one.init)
+            tokenizer, settings = saved.tokenizer, encode(saved.config)
+        settings = {**settings, **recipe.processor, **one.processor}
+    try:
+        if tokenizer is None:
+            assert recipe.model is not None, "`check` sees to it"
+            _check_backbone("recipe.model.language", recipe.model.language)
+            tokenizer, settings = (
+                AutoTokenizer.from_pretrained(recipe.model.language),
+                {**settings, **_parts(recipe.model)},
+            )
+        return _make_processor(tokenizer, settings)
+    except ConfigError:
+        raise
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"recipe.stages.{stage.name}: {error}") from error
 
 
 def load_recipe(name: str, assignments: Iterable[str] = ()) -> Recipe:
@@ -278,12 +307,14 @@ def build(recipe: Recipe, stage: StageConfig) -> tuple[XGenMMForConditionalGener
 
 def _assemble(recipe: Recipe, settings: Mapping[str, Any]) -> tuple[XGenMMForConditionalGeneration, XGenMMProcessor]:
     assert recipe.model is not None
-    parts = {
-        "tile": read_encoder_config(recipe.model.vision).image_size,
-        "tokens_per_tile": recipe.model.resampler.latents,
-    }
-    processor = _make_processor(AutoTokenizer.from_pretrained(recipe.model.language), {**settings, **parts})
+    tokenizer = AutoTokenizer.from_pretrained(recipe.model.language)
+    processor = _make_processor(tokenizer, {**settings, **_parts(recipe.model)})
     return assemble(recipe.model, processor).eval(), processor
+
+
+def _parts(model: ModelConfig) -> dict[str, int]:
+    """What the parts of a model say of its processor."""
+    return {"tile": read_encoder_config(model.vision).image_size, "tokens_per_tile": model.resampler.latents}
 
 
 def _train(recipe: Recipe, number: int, precision: Precision) -> StageResult:

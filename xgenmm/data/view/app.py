@@ -5,16 +5,19 @@ Pictures are decoded and written anew before they are sent, and those of records
 """
 
 import io
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Mapping
 from importlib import resources
 from typing import Any
 from urllib.parse import urlencode
 
+import uvicorn
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import HTMLResponse, PlainTextResponse, Response
 from PIL import Image
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from xgenmm.config import ConfigError
 from xgenmm.data.scan import MAX_PIXELS
 from xgenmm.data.view.boxes import boxes_of
 from xgenmm.data.view.catalogue import Catalogue, Entry, Query, head_of
@@ -32,13 +35,13 @@ POLICY = (
 )
 
 
-def make_app(catalogue: Catalogue, title: str, processor: XGenMMProcessor | None = None) -> FastAPI:
+def make_app(catalogue: Catalogue, title: str, processors: Mapping[str, XGenMMProcessor]) -> FastAPI:
     """The page's server.
 
     Args:
         catalogue: What there is to look at.
         title: What the pages call it.
-        processor: Shows what a model sees; without one, pages show only what people read.
+        processors: By source; without one, its pages show only what people read.
     """
     app = FastAPI(title="xgenmm data view", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])  # no name of a stranger's leads here
@@ -52,7 +55,7 @@ def make_app(catalogue: Catalogue, title: str, processor: XGenMMProcessor | None
         return response
 
     def page(template: str, **values: Any) -> HTMLResponse:
-        common = {"title": title, "sources": catalogue.names, "link": link, "has_model": processor is not None}
+        common = {"title": title, "sources": catalogue.names, "link": link}
         return HTMLResponse(page_template("xgenmm.data.view", template).render(**common, **values))
 
     @app.get("/style.css")
@@ -84,7 +87,8 @@ def make_app(catalogue: Catalogue, title: str, processor: XGenMMProcessor | None
             variant=variant,
             neighbours=catalogue.neighbours(entry),
             boxes=boxes_of(entry.row.fields, texts) if entry.row and not entry.reason else [],
-            seen=_seen(entry, processor),
+            seen=_seen(entry, processors.get(entry.source)),
+            has_model=entry.source in processors,
             fields=_shown_fields(entry),
             pictures_of=lambda reading: [_pictures(entry).index(picture) for picture in reading.pictures],
             head=_hex(head_of(entry.row, entry.reason)) if entry.reason and entry.row else [],
@@ -109,11 +113,23 @@ def make_app(catalogue: Catalogue, title: str, processor: XGenMMProcessor | None
     return app
 
 
-def serve(app: FastAPI, port: int) -> None:
-    """Serve on this machine only, until it is stopped."""
-    import uvicorn
+def open_port(port: int) -> socket.socket:
+    """A port of this machine that nobody else can reach; 0 is any that is free.
 
-    uvicorn.run(app, host=HOST, port=port, log_level="warning")
+    Raises:
+        ConfigError: There is no such port, or it is taken.
+    """
+    if not 0 <= port < 65_536:
+        raise ConfigError(f"--port {port}: ports go up to 65535")
+    try:
+        return socket.create_server((HOST, port))
+    except OSError as error:
+        raise ConfigError(f"--port {port}: {error}") from error
+
+
+def serve(app: FastAPI, port: socket.socket) -> None:
+    """Serve until it is stopped."""
+    uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[port])
 
 
 def link(path: str, **values: Any) -> str:
