@@ -14,6 +14,7 @@ from xgenmm.config import override, read_yaml, to_yaml
 from xgenmm.inference.load import load
 from xgenmm.recipe import RECIPES
 from xgenmm.starter.toy import COLOURS
+from xgenmm.training.lock import hold
 from xgenmm.training.trainer import Trainer
 
 
@@ -167,7 +168,16 @@ def test_a_loss_that_is_not_finite_is_told(at_work, capsys, monkeypatch):
     code, line = failure(capsys, "train", "debug", "name=other")
     assert code == 1
     assert "step 0: loss nan" in line
-    assert (at_work[0] / "runs/other/pretrain/non_finite.json").is_file()
+    assert (at_work[0] / "runs/other/pretrain/non_finite.jsonl").is_file()
+
+
+def test_a_second_run_in_the_same_folder_is_refused(at_work, capsys):
+    folder = at_work[0] / "runs/debug"
+    folder.mkdir(parents=True, exist_ok=True)
+    with hold(folder):
+        code, said = failure(capsys, "train", "debug")
+    assert code == 1
+    assert f"in use by process {os.getpid()} on" in said
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):

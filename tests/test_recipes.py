@@ -238,13 +238,14 @@ def test_a_stage_leaves_the_average_of_its_weights(straight, toy_folder, tmp_pat
     """Three steps with half of the old average kept: it begins after the first, so w1 / 4 + w2 / 4 + w3 / 2."""
     settings = ["optim.ema=0.5", "checkpoint.every=1", "checkpoint.keep=3"]
     (result,) = run(debug(toy_folder, tmp_path, *(f"stages.pretrain.{setting}" for setting in settings), stages=1))
-    steps = [load_file(result.folder / "checkpoints" / f"step-{n}" / "model.safetensors") for n in (1, 2, 3)]
+    steps = [load_file(result.folder / "checkpoints" / f"step-{n}" / "model-00000.safetensors") for n in (1, 2, 3)]
     last = weights(straight[1][0].folder)
     for name, value in weights(result.folder).items():
-        if name in steps[0]:
-            one, two, three = (step[name] for step in steps)
+        if f"model.{name}" in steps[0]:
+            one, two, three = (step.pop(f"model.{name}") for step in steps)
             torch.testing.assert_close(value, one / 4 + two / 4 + three / 2)
             assert torch.equal(three, last[name])  # the average changes nothing in the training
+    assert not any(steps)  # all that was saved was compared
 
 
 def test_a_cached_reference_trains_as_a_live_one(straight, toy_folder, tmp_path, monkeypatch):

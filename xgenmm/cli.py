@@ -394,14 +394,15 @@ def _exit_code(error: Exception) -> int | None:
     from xgenmm.processor.processor import PromptTooLong
     from xgenmm.starter.fetch import StarterError
     from xgenmm.training.checkpoint import CheckpointError
+    from xgenmm.training.health import TrainingError
+    from xgenmm.training.lock import LockError
     from xgenmm.training.stopping import Stopped
-    from xgenmm.training.trainer import TrainingError
 
     if isinstance(error, Stopped):
         return error.exit_code
     told = (
         *(StarterError, DataError, WeightsError, ImageError, PromptTooLong, CheckpointError, TrainingError),
-        *(EvaluationError, OSError),
+        *(LockError, EvaluationError, OSError),
     )
     return EXIT_FAILED if isinstance(error, told) else None
 

@@ -8,6 +8,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -35,9 +36,12 @@ from xgenmm.processor.processor import ProcessorConfig, XGenMMProcessor
 from xgenmm.processor.prompt import PROMPTS
 from xgenmm.provenance import commit, package_versions
 from xgenmm.training.checkpoint import CheckpointConfig, latest_checkpoint
+from xgenmm.training.health import HealthConfig
+from xgenmm.training.lock import hold
 from xgenmm.training.metrics import peak_memory_mb
 from xgenmm.training.optim import OptimConfig, averaged
 from xgenmm.training.precision import Precision, autocast, lost_in, probe, put_back
+from xgenmm.training.ranks import rank
 from xgenmm.training.reference_cache import ReferenceCache, prepare_reference
 from xgenmm.training.trainer import Trainer, TrainerConfig, to_device
 
@@ -79,6 +83,7 @@ class StageConfig:
     """`name`, a key of `OBJECTIVES`, and its settings."""
     optim: OptimConfig
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    health: HealthConfig = field(default_factory=HealthConfig)
     processor: dict[str, Any] = field(default_factory=dict)
     """What this stage sets differently from the recipe's `processor`."""
     feature_cache: bool | None = None
@@ -259,10 +264,16 @@ def run(recipe: Recipe, *, before_first: Hook | None = None, after_stage: Hook |
 
     Raises:
         ConfigError: Settings are wrong, or differ from those that the run's folder was begun with.
+        LockError: Another process works in the run's folder.
         DataError, TrainingError, CheckpointError, WeightsError, Stopped, OSError: As the parts say.
     """
     check(recipe)
     recipe.folder.mkdir(parents=True, exist_ok=True)
+    with hold(recipe.folder) if rank() == 0 else nullcontext():
+        return _run_stages(recipe, before_first, after_stage)
+
+
+def _run_stages(recipe: Recipe, before_first: Hook | None, after_stage: Hook | None) -> list[StageResult]:
     precision = _settle_precision(recipe)
     recipe = dataclasses.replace(recipe, precision=precision)
     if before_first is not None:
@@ -358,6 +369,7 @@ def _train(recipe: Recipe, number: int, precision: Precision) -> StageResult:
             precision=precision,
             optim=stage.optim,
             checkpoint=stage.checkpoint,
+            health=stage.health,
         ),
         folder=folder,
         after_step=_watch(stage, folder, steps, processor, precision),
@@ -494,9 +506,9 @@ def _compare_settings(recipe: Recipe, number: int, folder: Path) -> None:
 
 
 def _settings_that_matter(settings: Mapping[str, Any], number: int) -> dict[str, Any]:
-    """Everything that decides a stage's weights, flat. Where the run lies and when it saves does not."""
+    """Everything that decides a stage's weights, flat. Where the run lies, when it saves and gives up does not."""
     stages = {
-        stage["name"]: {key: value for key, value in stage.items() if key not in ("checkpoint", "name")}
+        stage["name"]: {key: value for key, value in stage.items() if key not in ("checkpoint", "health", "name")}
         for stage in settings["stages"][: number + 1]
     }
     others = ("seed", "precision", "model", "processor", "feature_cache")

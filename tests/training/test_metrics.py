@@ -9,7 +9,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from xgenmm.training.metrics import Journal, Speed, StepRecord, peak_memory_mb
+from xgenmm.training.metrics import Incident, Journal, Speed, StepRecord, peak_memory_mb
 
 
 def record(step, loss=1.5):
@@ -28,6 +28,7 @@ def record(step, loss=1.5):
         targets=7,
         source_loss={"pairs": 1.5},
         figures={"reward_accuracy": 0.5},
+        incident=Incident(spike=7.5, ids=("a",)),
         speed=speed,
     )
 

@@ -1,6 +1,7 @@
 """The loop: however a step is cut and wherever a run is stopped, the same weights and the same records come out."""
 
 import copy
+import itertools
 import json
 import os
 import signal
@@ -18,9 +19,10 @@ from xgenmm.model.weights import ModelConfig, assemble
 from xgenmm.objectives import OBJECTIVES
 from xgenmm.training import shards
 from xgenmm.training.checkpoint import CheckpointConfig, CheckpointError, latest_checkpoint
-from xgenmm.training.optim import OptimConfig, averaged
+from xgenmm.training.health import HealthConfig, TrainingError
+from xgenmm.training.optim import OptimConfig, averaged, lr_share, set_learning_rates
 from xgenmm.training.stopping import Stopped
-from xgenmm.training.trainer import Trainer, TrainerConfig, TrainingError
+from xgenmm.training.trainer import Trainer, TrainerConfig
 
 
 @pytest.fixture(scope="session")
@@ -56,6 +58,7 @@ def make_trainer(toy_folder, toy_processor, make_model):
         model=None,
         optim=None,
         checkpoint=None,
+        health=None,
         seed=0,
         after_step=None,
         **batch,
@@ -76,6 +79,7 @@ def make_trainer(toy_folder, toy_processor, make_model):
                 precision="float32",
                 optim=OptimConfig(**{"lr": 1e-2, "warmup_steps": 2, **(optim or {})}),
                 checkpoint=CheckpointConfig(**{"every": 2, "keep": 2, **(checkpoint or {})}),
+                health=HealthConfig(**(health or {})),
             ),
             folder=folder,
             after_step=after_step,
@@ -229,7 +233,7 @@ def test_the_gradient_is_clipped_once_per_step(make_trainer, tmp_path, micro):
     """With clip 0 almost nothing moves; the recorded norm is that before the clip, however the step is cut."""
     trainer = make_trainer(tmp_path, steps=1, size=8, micro=micro, optim={"clip": 0.5})
     step = next(iter(trainer.loader.steps(0, 1)))
-    norm = trainer.update(step, trainer.accumulate(step))
+    norm = trainer.update(step, trainer.accumulate(step)).norm
     clipped = torch.stack([p.grad.norm() for p in trainer.parameters if p.grad is not None]).norm().item()
     assert norm > 0.5
     assert clipped == pytest.approx(0.5, rel=1e-4)
@@ -247,10 +251,10 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(make_trainer, tmp_pat
         trainer.run()
     after = weights(trainer)
     assert all(torch.equal(after[n].nan_to_num(7), trainer.spoiled[n].nan_to_num(7)) for n in after)
-    report = json.loads((tmp_path / "non_finite.json").read_text())
-    assert report["step"] == 3
+    (report,) = read_lines(tmp_path / "non_finite.jsonl")
+    assert (report["step"], report["rank"], report["loss"]) == (3, 0, "nan")
     expected = next(iter(make_trainer(tmp_path).loader.steps(3, 4)))
-    assert report["micro_batches"][0]["ids"] == list(expected.batches[0].ids)
+    assert [document["id"] for document in report["documents"]] == list(expected.batches[0].ids)
     assert latest_checkpoint(tmp_path / "checkpoints").name == "step-2"
     assert len(metrics(tmp_path)) == 3
 
@@ -264,7 +268,76 @@ def test_a_gradient_that_is_not_finite_stops_as_well(make_trainer, tmp_path):
     assert same(before, weights(trainer))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def infinite_gradients(trainer, calls):
+    """Gradients of the resampler's latents are infinite at these calls of backward."""
+    seen = itertools.count()
+    trainer.model.vision_tokenizer.latents.register_hook(
+        lambda gradient: gradient * (float("inf") if next(seen) in calls else 1.0)
+    )
+    return trainer
+
+
+def test_a_step_that_is_not_finite_can_be_left_out(make_trainer, tmp_path):
+    """The run ends as one in which that step had learning rate 0 and left the moments alone."""
+    trainer = infinite_gradients(make_trainer(tmp_path / "left out", health={"skip_in_row": 1}), {1, 3})
+    trainer.run()
+    lines = metrics(tmp_path / "left out")
+    assert [line["loss"] is None for line in lines] == [False, True, False, True, False, False]
+    assert lines[1]["incident"]["skipped"]
+    assert lines[1]["incident"]["grad_norm"] in ("inf", "nan")
+    assert [line["step"] for line in read_lines(tmp_path / "left out/non_finite.jsonl")] == [1, 3]
+
+    by_hand = make_trainer(tmp_path / "by hand")
+    by_hand.model.train()
+    for step in by_hand.loader.steps(0, 6):
+        set_learning_rates(by_hand.optimizer, lr_share(by_hand.config.optim, step.number, 6))
+        sums = by_hand.accumulate(step)
+        if step.number not in (1, 3):
+            by_hand.update(step, sums)
+    assert same(weights(trainer), weights(by_hand))
+
+
+@pytest.mark.parametrize(
+    ("health", "calls"), [({"skip_in_row": 1}, {1, 2}), ({"skip_in_row": 1, "skip_in_all": 1}, {1, 4})]
+)
+def test_too_many_steps_that_are_not_finite_stop_the_run(make_trainer, tmp_path, health, calls):
+    """Also where an interruption lies between them."""
+    stop = max(calls)
+
+    def save_and_die(trainer):
+        if trainer.progress.step == stop:
+            trainer.save()
+            trainer.checkpoints.wait()
+            raise Killed
+
+    with pytest.raises(Killed):
+        infinite_gradients(make_trainer(tmp_path, health=health, after_step=save_and_die), calls).run()
+    trainer = infinite_gradients(make_trainer(tmp_path, health=health), {0})
+    in_row, in_all = (2 if "skip_in_all" not in health else 1), 2
+    with pytest.raises(TrainingError, match=rf"step {stop}: .*number {in_row} in a row and {in_all} in all"):
+        trainer.run()
+
+
+def test_a_jump_of_the_loss_is_noted_with_its_samples(make_trainer, tmp_path, caplog):
+    def spoil(trainer):
+        if trainer.progress.step == 23:
+            with torch.no_grad():
+                embeddings = trainer.model.language_model.get_output_embeddings().weight
+                embeddings.add_(torch.randn_like(embeddings) * 5)
+
+    make_trainer(tmp_path, steps=25, after_step=spoil).run()
+    lines = metrics(tmp_path)
+    assert [line["step"] for line in lines if line["incident"]] == [23, 24]
+    incident = lines[23]["incident"]
+    losses = sorted(line["loss"] for line in lines[:23])
+    spread = sorted(abs(loss - losses[11]) for loss in losses)[11]
+    assert incident["spike"] == pytest.approx((lines[23]["loss"] - losses[11]) / (1.4826 * spread))
+    step = next(iter(make_trainer(tmp_path / "other").loader.steps(23, 24)))
+    assert sorted(incident["ids"]) == sorted(step.sources)
+    assert "step 23: loss" in caplog.text
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_saves_at_the_end_of_the_step(make_trainer, tmp_path, number):
     def ask(trainer):
         if trainer.progress.step == 3:
@@ -273,7 +346,7 @@ def test_a_signal_saves_at_the_end_of_the_step(make_trainer, tmp_path, number):
     before = signal.getsignal(number)
     with pytest.raises(Stopped, match="stopped after 3 steps") as stopped:
         make_trainer(tmp_path, after_step=ask).run()
-    assert stopped.value.signal_number == number
+    assert stopped.value.exit_code == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 75}[number]
     assert latest_checkpoint(tmp_path / "checkpoints").name == "step-3"
     assert signal.getsignal(number) == before
     straight = make_trainer(tmp_path / "straight")
@@ -283,12 +356,17 @@ def test_a_signal_saves_at_the_end_of_the_step(make_trainer, tmp_path, number):
     assert same(weights(straight), weights(resumed))
 
 
-def test_the_second_signal_stops_at_once(make_trainer, tmp_path):
+def test_the_second_signal_stops_at_once(make_trainer, tmp_path, monkeypatch):
     def ask(_):
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
+        make_trainer(tmp_path, after_step=ask).run()
+    assert latest_checkpoint(tmp_path / "checkpoints") is None
+    # torchrun passes on what a terminal has sent to every process already: that is one request
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    with pytest.raises(Stopped):
         make_trainer(tmp_path, after_step=ask).run()
 
 

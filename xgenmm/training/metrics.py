@@ -5,7 +5,7 @@ import logging
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,13 +40,28 @@ class Speed:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Incident:
+    """What was wrong or odd about a step."""
+
+    skipped: bool = False
+    """Loss or gradient were not finite, and the weights did not move; `non_finite.jsonl` has the sample ids."""
+    loss: float | str | None = None
+    """Of a skipped step, the sum over its targets."""
+    grad_norm: float | str | None = None
+    spike: float | None = None
+    """How many robust standard deviations the loss lay above the last ones."""
+    ids: Sequence[str] = ()
+    """The samples with the highest losses in a spike."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class StepRecord:
     """One line of `metrics.jsonl`. All but `speed` is a function of recipe and seed."""
 
     step: int
     """Counted from 0."""
     loss: float | None
-    """Mean over supervised tokens (or pairs); None where every row of the step was unusable."""
+    """Mean over supervised tokens (or pairs); None where every row was unusable, or the step was skipped."""
     lr: Mapping[str, float]
     """By part."""
     grad_norm: float | None
@@ -64,6 +79,8 @@ class StepRecord:
     """Mean loss of each source that the step holds."""
     figures: Mapping[str, float]
     """The objective's own, as means."""
+    incident: Incident | None
+    """None for all but a few steps."""
     speed: Speed
 
 
@@ -149,9 +166,11 @@ def _describe(record: StepRecord) -> str:
 
 
 def _scalars(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:
-    """All numbers of a nested mapping, named by their path, but for the step, which is the axis."""
+    """All numbers of a nested mapping, named by their path, less the step, which is the axis, and incidents."""
     scalars: list[tuple[str, float]] = []
     for key, value in values.items():
+        if key == "incident":
+            continue
         if isinstance(value, Mapping):
             scalars += _scalars(value, f"{prefix}{key}/")
         elif value is not None and key != "step":

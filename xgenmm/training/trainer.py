@@ -7,10 +7,8 @@ was stopped anywhere and goes on from its newest checkpoint ends with the weight
 import dataclasses
 import json
 import logging
-import math
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,9 +22,10 @@ from xgenmm.data.permutation import keyed
 from xgenmm.data.quarantine import Quarantine
 from xgenmm.data.report import Tally, add_tallies, check_losses, data_report
 from xgenmm.model.vlm import PARTS, XGenMMForConditionalGeneration
-from xgenmm.objectives.objective import Objective, ObjectiveOutput
+from xgenmm.objectives.objective import Objective
 from xgenmm.training.checkpoint import CheckpointConfig, Checkpoints, training_tensors
-from xgenmm.training.metrics import Journal, Speed, StepRecord, peak_memory_mb
+from xgenmm.training.health import Health, HealthConfig, HealthState
+from xgenmm.training.metrics import Incident, Journal, Speed, StepRecord, peak_memory_mb
 from xgenmm.training.optim import (
     OptimConfig,
     build_optimizer,
@@ -38,14 +37,12 @@ from xgenmm.training.optim import (
 )
 from xgenmm.training.precision import Precision, autocast
 from xgenmm.training.ranks import highest
-from xgenmm.training.stopping import Stopped, asked_to_stop
+from xgenmm.training.stopping import Asked, Stopped, asked_to_stop
+from xgenmm.training.sums import Sums
+from xgenmm.training.watchdog import Watchdog
 from xgenmm.types import Batch
 
 log = logging.getLogger(__name__)
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message says what happened and what to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +54,7 @@ class TrainerConfig:
     precision: Precision
     optim: OptimConfig
     checkpoint: CheckpointConfig
+    health: HealthConfig
 
 
 @dataclass(kw_only=True)
@@ -68,33 +66,16 @@ class Progress:
     seconds: float = 0.0
     """Time spent so far, over all interruptions."""
     tallies: dict[str, Tally] = field(default_factory=dict)
+    health: HealthState = field(default_factory=HealthState)
 
 
-@dataclass(kw_only=True)
-class Sums:
-    """What a step's micro-batches add up to."""
+@dataclass(frozen=True, kw_only=True)
+class Update:
+    """How the weights were moved by a step."""
 
-    losses: list[float] = field(default_factory=list)
-    """Of each micro-batch."""
-    count: int = 0
-    """Supervised tokens, or pairs."""
-    figures: Counter[str] = field(default_factory=Counter)
-    source_losses: Counter[str] = field(default_factory=Counter)
-    source_counts: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def loss(self) -> float:
-        return sum(self.losses)
-
-    def add(self, output: ObjectiveOutput, sources: Sequence[str]) -> None:
-        """Add a micro-batch; `sources` are those of its documents."""
-        self.losses.append(output.loss.item())
-        self.count += output.count
-        self.figures.update(output.figures)
-        documents = zip(sources, output.document_losses.tolist(), output.document_counts.tolist(), strict=True)
-        for source, loss, count in documents:
-            self.source_losses[source] += loss
-            self.source_counts[source] += count
+    norm: float | None = None
+    """Of the mean gradient, before clipping; None if they were not moved."""
+    incident: Incident | None = None
 
 
 class Trainer:
@@ -133,6 +114,8 @@ class Trainer:
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = build_optimizer(config.optim, model, PARTS)
         self.checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint)
+        self.health = Health(config.health, folder)
+        self.watchdog = Watchdog(folder, config.health.hang_seconds, leave=config.health.hang_exit)
         self.progress = Progress()
 
     def run(self) -> Progress:
@@ -150,29 +133,25 @@ class Trainer:
         quarantine = Quarantine(self.folder / "quarantine.jsonl", start)
         quarantine.add(-1, self.loader.shard_faults)
         journal = Journal(self.folder, self.name, start, steps)
-        with closing(journal), asked_to_stop() as asked, self.checkpoints, _deterministic(self.device):
+        with closing(journal), asked_to_stop() as asked, self.checkpoints, self.watchdog, _deterministic(self.device):
             with closing(self.loader.steps(start, steps)) as data:
                 stall = 0.0
                 for step in data:
+                    self.watchdog.begin(f"step {step.number}", tuple(step.sources))
                     began = time.perf_counter()
                     rates = set_learning_rates(self.optimizer, lr_share(self.config.optim, step.number, steps))
                     sums = self.accumulate(step)
-                    norm = self.update(step, sums)
+                    update = self.update(step, sums)
                     seconds = time.perf_counter() - began + step.wait
                     self.count(step, seconds + stall)
-                    journal.write(self.record(step, sums, norm, rates, seconds, stall))
+                    journal.write(self.record(step, sums, update, rates, seconds, stall))
                     quarantine.add(step.number, step.faults)
                     check_losses(self.progress.tallies, self.loader.batch.max_bad)
                     if self.after_step is not None:
+                        self.watchdog.rest()
                         self.after_step(self)
-                    stop, failed = highest(asked.signal_number, self.checkpoints.failed)
-                    if failed:
-                        self.checkpoints.wait()
-                    due = self.progress.step % self.config.checkpoint.every == 0
-                    stall = self.save() if stop or due else 0.0
-                    if stop:
-                        self.checkpoints.wait()
-                        raise Stopped(stop, self.progress.step)
+                    self.watchdog.begin(f"what follows step {step.number}: saving, data")
+                    stall = self.save_or_stop(asked)
             self.save()
             self.checkpoints.wait()
         return self.progress
@@ -188,28 +167,29 @@ class Trainer:
                 output = self.objective(self.model, to_device(batch, self.device))
             if output.count:
                 output.loss.backward()
-            sums.add(output, [step.sources[name] for name in batch.ids])
+            sums.add(output, batch.ids, step.sources)
         return sums
 
-    def update(self, step: Step, sums: Sums) -> float | None:
-        """One optimizer step with the mean gradient, clipped; gives its norm before that. Without targets, no step.
+    def update(self, step: Step, sums: Sums) -> Update:
+        """One optimizer step with the mean gradient, clipped. Without targets there is none.
 
         Raises:
-            TrainingError: Loss or gradient is not finite. Nothing was updated.
+            TrainingError: Loss or gradient are not finite, once too often. Nothing was updated.
         """
         if not sums.count:
-            return None
+            return Update()
         # The sum of losses was differentiated, because the number of targets is known only after the last micro-batch;
         # mean and clip are one more factor.
         norm = gradient_norm(self.parameters).item() / sums.count
-        if not (math.isfinite(sums.loss) and math.isfinite(norm)):
-            self.report_non_finite(step, sums, norm)
+        incident = self.health.examine(self.progress.health, step.number, sums, norm)
+        if incident is not None and incident.skipped:
+            return Update(incident=incident)
         clip = min(1.0, self.config.optim.clip / (norm + 1e-6))
         scale_gradients(self.parameters, clip / sums.count)
         self.optimizer.step()
         if self.config.optim.ema is not None:
             update_average(self.optimizer, self.config.optim.ema)
-        return norm
+        return Update(norm=norm, incident=incident)
 
     def count(self, step: Step, seconds: float) -> None:
         """Note that a step is done."""
@@ -218,24 +198,26 @@ class Trainer:
         add_tallies(self.progress.tallies, step.tallies)
 
     def record(
-        self, step: Step, sums: Sums, norm: float | None, rates: Mapping[str, float], seconds: float, stall: float
+        self, step: Step, sums: Sums, update: Update, rates: Mapping[str, float], seconds: float, stall: float
     ) -> StepRecord:
         """The step's line in the metrics."""
         samples = sum(tally.samples for tally in step.tallies.values())
         tokens = sum(int((batch.documents >= 0).sum()) for batch in step.batches)
         positions = sum(len(batch.documents) for batch in step.batches)
+        count = 0 if update.incident is not None and update.incident.skipped else sums.count
         return StepRecord(
             step=step.number,
-            loss=sums.loss / sums.count if sums.count else None,
+            loss=sums.loss / count if count else None,
             lr=rates,
-            grad_norm=norm,
+            grad_norm=update.norm,
             samples=samples,
             dropped=len(step.faults),
             tokens=tokens,
             padding=1 - tokens / positions if positions else 0.0,
             targets=sums.count,
-            source_loss={name: sums.source_losses[name] / n for name, n in sums.source_counts.items() if n},
-            figures={name: value / sums.count for name, value in sums.figures.items()} if sums.count else {},
+            source_loss={name: sums.source_losses[name] / n for name, n in sums.source_counts.items() if count and n},
+            figures={name: value / count for name, value in sums.figures.items()} if count else {},
+            incident=update.incident,
             speed=Speed(
                 seconds=seconds,
                 tokens_per_second=tokens / seconds,
@@ -246,16 +228,22 @@ class Trainer:
             ),
         )
 
-    def report_non_finite(self, step: Step, sums: Sums, norm: float) -> None:
-        """Write down what the step was made of, and stop."""
-        path = self.folder / "non_finite.json"
-        batches = [{"ids": batch.ids, "loss": loss} for batch, loss in zip(step.batches, sums.losses, strict=True)]
-        content = {"step": step.number, "gradient_norm": norm, "micro_batches": batches}
-        path.write_text(json.dumps(content, indent=1), encoding="utf-8")
-        raise TrainingError(
-            f"step {step.number}: loss {sums.loss} and gradient norm {norm} must be finite. The weights "
-            f"were not changed; the step's sample ids are in {path}. A lower learning rate may help."
-        )
+    def save_or_stop(self, asked: Asked) -> float:
+        """Save where that is due, at a moment on which all ranks agree; gives for how many seconds that took.
+
+        Raises:
+            CheckpointError: The one before could not be written.
+            Stopped: A signal asked for it; everything is saved.
+        """
+        stop, failed = highest(asked.signal_number, self.checkpoints.failed)
+        if failed:
+            self.checkpoints.wait()
+        due = self.progress.step % self.config.checkpoint.every == 0
+        seconds = self.save() if stop or due else 0.0
+        if stop:
+            self.checkpoints.wait()
+            raise Stopped(stop, self.progress.step)
+        return seconds
 
     def save(self) -> float:
         """Begin a checkpoint of this moment, unless there is one; gives for how many seconds that took."""

@@ -1,0 +1,28 @@
+"""What counts as a jump, and what the settings refuse."""
+
+import statistics
+
+import pytest
+
+from xgenmm.config import ConfigError
+from xgenmm.training.health import HealthConfig, robust_deviations
+
+
+def test_deviations_of_a_bell_curve_are_its_standard_deviations():
+    curve = statistics.NormalDist(mu=3.0, sigma=0.2)
+    usual = [curve.inv_cdf((i + 0.5) / 1001) for i in range(1001)]
+    assert robust_deviations(3.8, usual) == pytest.approx(4.0, rel=1e-2)
+    assert robust_deviations(2.2, usual) == pytest.approx(-4.0, rel=1e-2)
+    # a tenth of jumps hardly moves what is usual; mean and standard deviation would make 3.8 one deviation
+    assert robust_deviations(3.8, usual + [10.0] * 100) > 3
+
+
+def test_too_few_losses_and_losses_that_hardly_vary_make_no_jump():
+    assert robust_deviations(100.0, [1.0] * 19) == 0.0
+    assert robust_deviations(1.05, [1.0] * 20) == pytest.approx(5.0)  # in hundredths of the median
+
+
+@pytest.mark.parametrize("settings", [{"skip_in_row": -1}, {"spike": 0.0}, {"spike_window": 5}, {"hang_seconds": 0.0}])
+def test_settings_without_sense_are_refused(settings):
+    with pytest.raises(ConfigError, match="health"):
+        HealthConfig(**settings)
