@@ -127,6 +127,9 @@ def language_shape(config: Mapping[str, Any]) -> LanguageShape:
             Linear("down", ffn, width, mlp_bias),
         ),
         others=family.norms * norm + qk_norm,
+        norms=family.norms,
+        head_norms=bool(family.qk_norm),
+        centred=family.norm_bias,
         gated=family.gated,
     )
     positions = c["max_position_embeddings"] * width if family.positions else 0
@@ -170,6 +173,8 @@ def vision_shape(config: Mapping[str, Any]) -> VisionShape:
             Linear("down", ffn, width, bias=True),
         ),
         others=(6 if dino else 4) * width,
+        norms=2,
+        centred=True,
         gated=False,
     )
     has_head = name == "siglip_vision_model" and c.get("vision_use_head", True)

@@ -4,16 +4,12 @@ Attention counts what is useful: pairs of positions that see each other, so half
 beyond that (masked blocks, scores computed again in the backward pass) is its own affair.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from xgenmm.costs.shapes import Blocks, LanguageShape, Linear, ModelShape, ResamplerShape, VisionShape
-
-Recompute = Literal["none", "selective", "full"]
-"""What a block of the language model computes again in the backward pass instead of keeping it: nothing; all but its
-matrix products and attention; everything."""
-
+from xgenmm.costs.sharding import Recompute
 
 Amount = int | float
 """A count, or the mean of one."""
@@ -61,7 +57,12 @@ class Trained:
     language: Mode = True
     rank: int = 0
     """Of LoRA."""
-    recompute: Recompute = "none"
+    recompute: Mapping[str, Recompute] = field(default_factory=dict)
+    """By part; see `ParallelConfig`."""
+
+    def again(self, part: str) -> bool:
+        """Whether a part's matrix products are made twice."""
+        return self.recompute.get(part) == "full"
 
     @property
     def embeddings_learn(self) -> bool:
@@ -133,15 +134,16 @@ def step_flops(shape: ModelShape, work: Work, trained: Trained) -> Flops:
 
 def _vision(shape: VisionShape, trained: Trained) -> tuple[Passes, Passes]:
     """Of one tile: the encoder's own operations, and those of its adapters."""
-    mode, learns = trained.vision, bool(trained.vision)
+    mode, again = trained.vision, trained.again("vision")
     stem = 2 * shape.stem_macs
     own, lora = Passes(stem, 2 * stem - 2 * shape.stem_first if mode is True else 0), Passes()
     if mode == "lora":
         lora = sum((_matrix(linear, mode, trained.rank, below=False)[1] for linear in shape.pooled), start=lora)
     if (blocks := shape.blocks) is not None:
-        matrices, adapters = _stack(blocks, mode, trained.rank, learns=learns, below=mode is True)
+        learns = bool(mode)
+        matrices, adapters = _stack(blocks, mode, trained.rank, learns=learns, below=mode is True, again=again)
         mixing = 4 * blocks.layers * shape.tokens**2 * blocks.attention_width
-        own += matrices * shape.tokens + Passes(mixing, 2 * mixing if learns else 0)
+        own += matrices * shape.tokens + _attention(mixing, learns=learns, again=again)
         lora += adapters * shape.tokens
     return own, lora
 
@@ -149,15 +151,19 @@ def _vision(shape: VisionShape, trained: Trained) -> tuple[Passes, Passes]:
 def _resampler(shape: ResamplerShape, patches: int, trained: Trained) -> tuple[Passes, Passes]:
     """Of one tile. The first layer's queries come from the latents alone, its keys from features too."""
     mode, learns = trained.resampler, bool(trained.resampler or trained.vision)
+    again = learns and trained.again("resampler")
     positions = {"kv": patches + shape.latents}
     mixing = 4 * shape.depth * shape.latents * (patches + shape.latents) * shape.inner
-    own, lora = Passes(mixing, 2 * mixing if learns else 0), Passes()
+    own, lora = _matrix(shape.projection, mode, trained.rank, below=learns)
+    own, lora = own * shape.latents + _attention(mixing, learns=learns, again=again), lora * shape.latents
     for number in range(shape.depth):
-        for linear in (*shape.linears, *([shape.projection] if number == 0 else [])):
+        for linear in shape.linears:
             below = learns
             if number == 0 and linear.name in ("q", "kv"):
                 below = mode is True or (bool(trained.vision) and linear.name == "kv")
             matrix, adapter = _matrix(linear, mode, trained.rank, below=below)
+            if again:
+                matrix, adapter = _twice(linear, matrix, adapter, last=linear == shape.linears[-1], rank=trained.rank)
             own += matrix * positions.get(linear.name, shape.latents)
             lora += adapter * positions.get(linear.name, shape.latents)
     return own, lora
@@ -165,24 +171,18 @@ def _resampler(shape: ResamplerShape, patches: int, trained: Trained) -> tuple[P
 
 def _linear(blocks: Blocks, trained: Trained) -> tuple[Passes, Passes]:
     """Of one token: the language model's matrices, and their adapters."""
-    mode, rank = trained.language, trained.rank
-    matrices, adapters = _stack(blocks, mode, rank, learns=trained.anything, below=trained.embeddings_learn)
-    if trained.recompute != "full" or not trained.anything:
-        return matrices, adapters
-    # Computing again stops at the last value that the backward pass asks for: what goes into the block's last matrix,
-    # or into the second half of that matrix' adapter, which is computed after it.
-    last = blocks.linears[-1]
-    again = 2 * blocks.layers * (blocks.weights - (0 if mode == "lora" else last.weights))
-    again_lora = adapters.forward - 2 * blocks.layers * rank * last.outputs if mode == "lora" else 0
-    return matrices + Passes(again=again), adapters + Passes(again=again_lora)
+    mode, again = trained.language, trained.again("language")
+    return _stack(blocks, mode, trained.rank, learns=trained.anything, below=trained.embeddings_learn, again=again)
 
 
 def _mixing(blocks: Blocks, trained: Trained) -> Passes:
     """Scores and weighted sums of one pair of positions, in all blocks."""
     forward = 4 * blocks.layers * blocks.attention_width
-    if not trained.anything:
-        return Passes(forward)
-    return Passes(forward, 2 * forward, forward if trained.recompute == "full" else 0)
+    return _attention(forward, learns=trained.anything, again=trained.again("language"))
+
+
+def _attention(forward: Amount, *, learns: bool, again: bool) -> Passes:
+    return Passes(forward, 2 * forward, forward if again else 0) if learns else Passes(forward)
 
 
 def _head(language: LanguageShape, trained: Trained) -> Passes:
@@ -191,7 +191,7 @@ def _head(language: LanguageShape, trained: Trained) -> Passes:
     return Passes(forward, forward * (int(trained.anything) + int(trained.language is True)))
 
 
-def _stack(blocks: Blocks, mode: Mode, rank: int, *, learns: bool, below: bool) -> tuple[Passes, Passes]:
+def _stack(blocks: Blocks, mode: Mode, rank: int, *, learns: bool, below: bool, again: bool) -> tuple[Passes, Passes]:
     """Of one position in all blocks: matrices and adapters.
 
     Args:
@@ -200,13 +200,16 @@ def _stack(blocks: Blocks, mode: Mode, rank: int, *, learns: bool, below: bool) 
         rank: Of its adapters.
         learns: Whether gradients go through it.
         below: Whether they leave it at the bottom; otherwise the first block's input needs none.
+        again: Whether blocks are computed again in the backward pass.
     """
     own, lora = Passes(), Passes()
     for linear in blocks.linears:
-        matrix, adapter = _matrix(linear, mode, rank, below=learns)
-        first, first_adapter = _matrix(linear, mode, rank, below=below) if linear in blocks.first else (matrix, adapter)
-        own += matrix * (blocks.layers - 1) + first
-        lora += adapter * (blocks.layers - 1) + first_adapter
+        for layers, needed in ((blocks.layers - 1, learns), (1, below if linear in blocks.first else learns)):
+            matrix, adapter = _matrix(linear, mode, rank, below=needed)
+            if again and learns:
+                matrix, adapter = _twice(linear, matrix, adapter, last=linear == blocks.linears[-1], rank=rank)
+            own += matrix * layers
+            lora += adapter * layers
     return own, lora
 
 
@@ -218,3 +221,16 @@ def _matrix(linear: Linear, mode: Mode, rank: int, *, below: bool) -> tuple[Pass
         return own, Passes()
     narrow, wide = 2 * rank * linear.inputs, 2 * rank * linear.outputs
     return own, Passes(narrow + wide, narrow * (1 + int(below)) + 2 * wide)
+
+
+def _twice(linear: Linear, matrix: Passes, adapter: Passes, *, last: bool, rank: int) -> tuple[Passes, Passes]:
+    """A matrix and its adapter in a block that is computed again.
+
+    That stops at the last value that the backward pass asks for: what goes into the block's last matrix or, as adapters
+    are computed after their matrix, into the second half of that matrix' adapter.
+    """
+    if not last:
+        return matrix + Passes(again=matrix.forward), adapter + Passes(again=adapter.forward)
+    if not adapter.forward:
+        return matrix, adapter
+    return matrix + Passes(again=matrix.forward), adapter + Passes(again=2 * rank * linear.inputs)

@@ -40,6 +40,12 @@ class Blocks:
     """In the order of the forward pass: the first ones make queries, keys and values, the last one ends the block."""
     others: int
     """Parameters of a block beside its linear layers: norms, scales."""
+    norms: int
+    """Norms of the block's width in each block."""
+    head_norms: bool = False
+    """Queries and keys are normed, too."""
+    centred: bool = False
+    """Norms are layer norms, which subtract the mean."""
     gated: bool
     """The feed-forward layer multiplies two halves."""
 

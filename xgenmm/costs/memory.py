@@ -1,0 +1,291 @@
+"""Bytes of a training step on one device, by kind.
+
+What a block keeps for its backward pass is counted tensor by tensor, as transformers' blocks, our resampler and torch's
+kernels keep it; tests compare with what torch really keeps.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from xgenmm.costs.flops import Amount, Mode, Trained, Work
+from xgenmm.costs.shapes import Blocks, Linear, ModelShape, ResamplerShape, VisionShape
+from xgenmm.costs.sharding import Mesh, ParallelConfig
+
+TILES_PER_CALL = 64
+"""Tiles that the frozen encoder takes at once, as in `model.vision`; a test compares."""
+POSITIONS_PER_CHUNK = 1024
+"""Positions whose logits exist at once, as in `model.language`; a test compares."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Formats:
+    """Bytes of a number where it matters."""
+
+    stream: int
+    """What blocks add to, and norms."""
+    product: int
+    """What matrices and attention give."""
+    trained: int = 4
+    """A weight that trains, at rest."""
+    frozen: int
+    copies: bool
+    """Autocast: every matrix makes its own rounded copies of its input and of its weights."""
+
+
+def formats(precision: Literal["float32", "bfloat16"], *, splits: bool) -> Formats:
+    """Formats of a run: weights that are split arrive in bfloat16, others are rounded by autocast."""
+    if precision == "float32":
+        return Formats(stream=4, product=4, frozen=4, copies=False)
+    return Formats(stream=2 if splits else 4, product=2, frozen=2, copies=not splits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes of one device when it holds most."""
+
+    weights: float
+    """At rest, with a moving average of them if there is one."""
+    copies: float
+    """Of weights, in the format that is computed with: put together from all shards, or rounded by autocast."""
+    optimizer: float
+    gradients: float
+    vision: float
+    """Features and, if the encoder trains, what it keeps."""
+    resampler: float
+    language: float
+    head: float
+    """Logits of a chunk and what belongs to them."""
+
+    @property
+    def activations(self) -> float:
+        """What the forward pass leaves for the backward pass."""
+        return self.vision + self.resampler + self.language + self.head
+
+    @property
+    def sum(self) -> float:
+        """All of it."""
+        return sum(vars(self).values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Count:
+    """Parameters of a part."""
+
+    trained: int
+    frozen: int
+
+
+def counts(shape: ModelShape, trained: Trained) -> dict[str, Count]:
+    """Parameters by part: those that train, and the others."""
+    found = {}
+    for part, mode in (("vision", trained.vision), ("resampler", trained.resampler), ("language", trained.language)):
+        sizes = shape.vision if part == "vision" else shape.resampler if part == "resampler" else shape.language
+        unused = shape.vision.unused if part == "vision" else 0
+        if mode == "lora":
+            found[part] = Count(trained=sizes.lora_parameters(trained.rank), frozen=sizes.parameters)
+        else:
+            learns = sizes.parameters - unused if mode else 0
+            found[part] = Count(trained=learns, frozen=sizes.parameters - learns)
+    return found
+
+
+def split_parameters(shape: ModelShape, trained: Trained) -> int:
+    """Parameters that a mesh splits: all but a frozen vision encoder, of which every device has its own."""
+    parts = counts(shape, trained)
+    return sum(count.trained + count.frozen for part, count in parts.items() if part != "vision" or trained.vision)
+
+
+def step_memory(
+    shape: ModelShape,
+    trained: Trained,
+    work: Work,
+    *,
+    parallel: ParallelConfig,
+    mesh: Mesh,
+    precision: Literal["float32", "bfloat16"],
+    several: bool,
+    average: bool = False,
+) -> Memory:
+    """What one device holds at its fullest.
+
+    Args:
+        shape: The model.
+        trained: What of it learns.
+        work: Of the largest forward pass.
+        parallel: How states are kept.
+        mesh: The processes.
+        precision: Of computation.
+        several: A step has several forward passes, so that gradients are there while the next pass runs.
+        average: A moving average of the weights is kept.
+    """
+    format = formats(precision, splits=mesh.splits)
+    parts = counts(shape, trained)
+    learns = sum(count.trained for count in parts.values())
+    whole = parts["vision"].frozen if not trained.vision else 0
+    frozen = sum(count.frozen for count in parts.values()) - whole
+    share = 0.0 if parallel.offload else 1 / mesh.shards
+    # Gradients are put together and split after the last pass only: until then, every device adds up all of them.
+    gradients = 4.0 * learns * (1.0 if several and mesh.splits else share)
+    vision = _vision(shape.vision, trained, work.tiles, format)
+    resampler = _resampler(shape.resampler, shape.vision.patches, trained, work.tiles, format)
+    language, block = _language(shape, trained, work.tokens, format)
+    head, head_gradient = _head(shape, trained, work.targets, format)
+    activations = vision + resampler + language + head
+    if not several:
+        # While the backward pass frees what blocks kept, gradients grow: the fullest moment is its begin or its end.
+        if activations + head_gradient * share > gradients + block:
+            gradients = head_gradient * share
+        else:
+            vision = resampler = head = 0.0
+            language = block
+    return Memory(
+        weights=share * (format.trained * learns * (2 if average else 1) + format.frozen * frozen)
+        + format.frozen * whole,
+        copies=_copies(shape, trained, mesh, format),
+        optimizer=share * 8 * learns,
+        gradients=gradients,
+        vision=vision,
+        resampler=resampler,
+        language=language,
+        head=head,
+    )
+
+
+def block_bytes(blocks: Blocks, mode: Mode, rank: int, format: Formats, *, causal: bool) -> float:
+    """What a block keeps of one position for its backward pass.
+
+    Args:
+        blocks: Whose block.
+        mode: What of it trains.
+        rank: Of its adapters.
+        format: Bytes of numbers.
+        causal: It is a language model's block: of packed documents, with norms that do not subtract the mean.
+    """
+    p, width, queries, keys = format.product, blocks.width, blocks.attention_width, blocks.kv_width
+    kept = blocks.norms * (_norm(width, mode, format, centred=blocks.centred))
+    if blocks.head_norms:
+        kept += _norm(queries + keys, mode, format, centred=False)
+    kept += p * (queries + 2 * keys + queries) + 4 * blocks.heads
+    if len(blocks.first) == 1:
+        kept += p * (queries + keys)  # values are a view of one matrix' result, all of which stays
+    ffn = blocks.ffn
+    kept += p * ffn * (3 if blocks.gated else 1)
+    for number, group in enumerate(_readers(blocks)):
+        # Linear layers that read the same keep it once, or each its own rounded copy.
+        if mode is not False:
+            shared = not format.copies
+            kept += p * group[0].inputs * (1 if shared else len(group))
+        # Attention's result is kept by attention itself and, where documents are put together, as a copy.
+        if number == 1 and mode is not False and not causal:
+            kept -= p * queries
+    if mode == "lora":
+        kept += p * rank * len(blocks.linears)
+    return float(kept)
+
+
+def _readers(blocks: Blocks) -> Sequence[Sequence[Linear]]:
+    """Linear layers by what they read: block's input, attention's result, feed-forward's input, its inside."""
+    first = blocks.first
+    rest = [linear for linear in blocks.linears if linear not in first]
+    return first, rest[:1], rest[1:-1], rest[-1:]
+
+
+def _norm(width: int, mode: Mode, format: Formats, *, centred: bool) -> float:
+    """Of one position. A layer norm keeps its input and two figures; the others compute in float32, keep that and one
+    figure, and for their own weights the result.
+    """
+    if centred:
+        return format.stream * (width + 2)
+    return 4 * (width + 1) + (format.stream * width if mode is True else 0)
+
+
+def _stack(
+    blocks: Blocks, mode: Mode, recompute: str, rank: int, positions: Amount, format: Formats, *, causal: bool
+) -> tuple[float, float]:
+    """What all blocks keep, and what one block holds while it is computed backwards."""
+    each = positions * block_bytes(blocks, mode, rank, format, causal=causal)
+    passing = positions * format.product * (3 * blocks.ffn + 2 * blocks.width)
+    entry = positions * format.stream * blocks.width
+    if recompute == "full":
+        return blocks.layers * entry + each, passing
+    if recompute == "selective":
+        # What matrices and attention give: queries, keys, values, the mixture, both sides of the feed-forward layer.
+        results = sum(linear.outputs for linear in blocks.linears) + blocks.attention_width
+        kept = entry + positions * (format.product * results + 4 * blocks.heads)
+        return blocks.layers * kept + each - kept, passing
+    return blocks.layers * each, passing
+
+
+def _language(shape: ModelShape, trained: Trained, tokens: Amount, format: Formats) -> tuple[float, float]:
+    """What the language model keeps, and what is alive in the middle of its backward pass beside gradients."""
+    if not trained.anything:
+        return 0.0, 0.0
+    blocks = shape.language.blocks
+    recompute = trained.recompute.get("language", "none")
+    kept, block = _stack(blocks, trained.language, recompute, trained.rank, tokens, format, causal=True)
+    # Embeddings before and after the vision tokens take their places, the last norm, the positions' sines.
+    edges = tokens * (3 * format.stream * blocks.width + _norm(blocks.width, trained.language, format, centred=False))
+    return kept + edges, block + edges
+
+
+def _resampler(shape: ResamplerShape, patches: int, trained: Trained, tiles: Amount, format: Formats) -> float:
+    mode = trained.resampler
+    if not (mode or trained.vision):
+        return 0.0
+    s, p, width, inner, latents = format.stream, format.product, shape.width, shape.inner, shape.latents
+    keys, wide = patches + latents, shape.ff_mult * shape.width
+    layer = latents * 2 * s * (width + 2) + (patches * 2 * s if mode is True else 0)
+    layer += p * (keys * 2 * inner + latents * (2 * inner + wide)) + 4 * shape.heads * latents
+    if mode:
+        layer += p * (keys * width + latents * (2 * width + wide))
+    if mode == "lora":
+        layer += p * trained.rank * (keys + 4 * latents)
+    layers = shape.depth * layer
+    if trained.recompute.get("resampler") == "full":
+        layers = shape.depth * s * latents * width + layer
+    elif trained.recompute.get("resampler") == "selective":
+        results = p * (keys * 2 * inner + latents * (2 * inner + 2 * width + wide))
+        layers = shape.depth * (results + s * latents * width) + layer - results
+    media = patches * width * s if mode is True or trained.vision else 0
+    return float(tiles * (layers + media + latents * (width * (s + p) + shape.width_out * s)))
+
+
+def _vision(shape: VisionShape, trained: Trained, tiles: Amount, format: Formats) -> float:
+    """The features, and what an encoder that trains keeps; a frozen one works in small portions and keeps nothing."""
+    features = tiles * shape.patches * shape.width * format.product
+    if not trained.vision or shape.blocks is None:
+        return float(features)
+    recompute = trained.recompute.get("vision", "none")
+    positions = tiles * shape.tokens
+    kept, _ = _stack(shape.blocks, trained.vision, recompute, trained.rank, positions, format, causal=False)
+    return float(features + kept)
+
+
+def _head(shape: ModelShape, trained: Trained, targets: Amount, format: Formats) -> tuple[float, float]:
+    """Hidden states and logits of a chunk, backwards; and the gradient of the head's weights, which comes first."""
+    language = shape.language
+    chunk = min(targets, POSITIONS_PER_CHUNK)
+    # Logits, and in float32: themselves, their log-probabilities, the gradient of these.
+    logits = chunk * language.vocabulary * (12 + (2 * format.product if format.product < 4 else 0))
+    hidden = targets * language.blocks.width * 2 * format.stream
+    table = 4.0 * language.table if trained.language is True else 0.0
+    more = table if targets > POSITIONS_PER_CHUNK else 0.0  # a chunk's share, before it is added to the others'
+    return float(logits + hidden + more), table
+
+
+def _copies(shape: ModelShape, trained: Trained, mesh: Mesh, format: Formats) -> float:
+    """Of weights that train, as they are computed with."""
+    language, blocks = shape.language, shape.language.blocks
+    if mesh.splits:
+        # Two blocks (one is used, the next one arrives), and what stands outside of blocks.
+        outside = language.parameters - blocks.parameters
+        return float(format.product * (2 * blocks.block_parameters + outside))
+    if not format.copies:
+        return 0.0
+    own = [
+        (trained.language, blocks.layers * blocks.weights + language.table),
+        (trained.resampler, shape.resampler.parameters),
+        (trained.vision, shape.vision.parameters),
+    ]
+    return float(sum(2 * number for mode, number in own if mode is True))
