@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from xgenmm import __version__, cli
-from xgenmm.config import override, read_yaml, to_yaml
+from xgenmm.config import RECIPES, override, read_yaml, to_yaml
 from xgenmm.inference.load import load
-from xgenmm.recipe import RECIPES
 from xgenmm.starter.toy import COLOURS
 from xgenmm.training.lock import hold
 from xgenmm.training.trainer import Trainer

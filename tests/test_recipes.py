@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import load_file
 
 from xgenmm import recipe as recipes
-from xgenmm.config import ConfigError, decode, encode, override, read_yaml
+from xgenmm.config import RECIPES, ConfigError, decode, encode, override, read_yaml
 from xgenmm.data.quarantine import DataError, read_lines
 from xgenmm.model.vlm import XGenMMForConditionalGeneration
 from xgenmm.model.weights import WeightsError
-from xgenmm.recipe import RECIPES, Recipe, check, load_recipe, run
+from xgenmm.recipe import Recipe, check, load_recipe, run
 from xgenmm.training.trainer import Trainer
 
 SHIPPED = sorted(str(path.relative_to(RECIPES).with_suffix("")) for path in RECIPES.rglob("*.yaml"))

@@ -62,6 +62,18 @@ def _train(options: argparse.Namespace) -> None:
     print(f"weights: {results[-1].folder / 'weights'}")
 
 
+def _plan(options: argparse.Namespace) -> None:
+    from xgenmm.budget.make import plan_of
+    from xgenmm.budget.view import load_view
+
+    recipe = load_view(options.recipe, options.settings)
+    if recipe.toy is not None and not Path(recipe.toy).is_dir():
+        from xgenmm.starter.toy import write_toy
+
+        write_toy(Path(recipe.toy))
+    print(plan_of(recipe))
+
+
 def _chat(options: argparse.Namespace) -> None:
     from xgenmm.inference.chat import Chat, run_chat
     from xgenmm.inference.load import load
@@ -215,6 +227,11 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("recipe", metavar="RECIPE", help="a YAML file, or one of ours by its name: debug, paper/sft, …")
     train.add_argument("settings", metavar="a.b=c", nargs="*", help="settings that replace the recipe's")
     train.set_defaults(function=_train)
+
+    plan = verbs.add_parser("plan", help="parameters, operations, memory, hours and cost of a recipe, before it runs")
+    plan.add_argument("recipe", metavar="RECIPE", help="as for train")
+    plan.add_argument("settings", metavar="a.b=c", nargs="*", help="as for train; plan.NAME=VALUE sets what is assumed")
+    plan.set_defaults(function=_plan)
 
     chat = verbs.add_parser("chat", help="talk to a model at the terminal")
     _add_generation(chat)

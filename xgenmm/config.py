@@ -15,6 +15,9 @@ import yaml
 
 T = TypeVar("T")
 
+RECIPES = Path(__file__).parent / "recipes"
+"""The recipes that come with the package."""
+
 
 class ConfigError(ValueError):
     """A setting is unknown, missing or of the wrong type; the message names the place as one writes it in `a.b=c`."""
@@ -59,6 +62,34 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def to_yaml(value: Mapping[str, Any]) -> str:
     """A plain mapping as text, keys in their order."""
     return yaml.safe_dump(dict(value), sort_keys=False, allow_unicode=True, width=120)
+
+
+def find_recipe(name: str) -> Path:
+    """The file of a recipe that is named by its path, or of one of ours by its name (`debug`, `paper/sft`).
+
+    Raises:
+        ConfigError: There is none.
+    """
+    path, shipped = Path(name), shipped_recipes()
+    if not path.suffix and name in shipped:
+        return shipped[name]
+    if not path.is_file():
+        raise ConfigError(f'there is no recipe "{name}": neither a file nor one of ours; {nearest(name, shipped)}')
+    return path
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Our own recipes, by name."""
+    return {str(p.relative_to(RECIPES).with_suffix("")): p for p in sorted(RECIPES.rglob("*.yaml"))}
+
+
+def read_recipe(name: str, assignments: Iterable[str] = ()) -> dict[str, Any]:
+    """A recipe's settings as its file has them, with `a.b=c` applied.
+
+    Raises:
+        ConfigError: There is none, it cannot be read, or an assignment fits nowhere.
+    """
+    return override(read_yaml(find_recipe(name)), assignments)
 
 
 def override(settings: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:

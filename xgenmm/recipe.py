@@ -17,7 +17,9 @@ import torch
 from torch import nn
 from transformers import AutoTokenizer
 
-from xgenmm.config import ConfigError, decode, encode, nearest, override, read_yaml, to_yaml
+from xgenmm.budget.settings import PlanConfig
+from xgenmm.config import ConfigError, decode, encode, nearest, read_recipe, read_yaml, shipped_recipes, to_yaml
+from xgenmm.costs.sharding import ParallelConfig
 from xgenmm.data.loader import BatchConfig, Loader, SourceConfig
 from xgenmm.data.permutation import keyed
 from xgenmm.data.readers import find_files
@@ -46,9 +48,6 @@ from xgenmm.training.reference_cache import ReferenceCache, prepare_reference
 from xgenmm.training.trainer import Trainer, TrainerConfig, to_device
 
 log = logging.getLogger(__name__)
-
-RECIPES = Path(__file__).parent / "recipes"
-"""The recipes that come with the package."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +121,10 @@ class Recipe:
     feature_cache: bool = False
     """Compute the frozen vision encoder's features of a tile once and keep them in the run's folder."""
     stages: tuple[StageConfig, ...]
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    """How the work is spread over processes."""
+    plan: PlanConfig = field(default_factory=PlanConfig)
+    """What `xgenmm plan` assumes; training does not read it."""
     toy: str | None = None
     """For `recipes/debug.yaml`: where `xgenmm train` first writes toy weights and data, if the folder is not there."""
 
@@ -155,7 +158,7 @@ Hook = Callable[[StageResult], None]
 
 def is_recipe(name: str) -> bool:
     """Whether a name is a recipe's: a YAML file, or one of ours where there is no file of that name."""
-    return name.endswith((".yaml", ".yml")) or (not Path(name).exists() and name in _shipped())
+    return name.endswith((".yaml", ".yml")) or (not Path(name).exists() and name in shipped_recipes())
 
 
 def sources_of(recipe: Recipe) -> list[tuple[StageConfig, SourceConfig]]:
@@ -205,17 +208,7 @@ def load_recipe(name: str, assignments: Iterable[str] = ()) -> Recipe:
     Raises:
         ConfigError: There is none, or it does not decode.
     """
-    path = Path(name)
-    shipped = _shipped()
-    if not path.suffix and name in shipped:
-        path = shipped[name]
-    elif not path.is_file():
-        raise ConfigError(f'there is no recipe "{name}": neither a file nor one of ours; {nearest(name, shipped)}')
-    return decode(Recipe, override(read_yaml(path), assignments))
-
-
-def _shipped() -> dict[str, Path]:
-    return {str(p.relative_to(RECIPES).with_suffix("")): p for p in sorted(RECIPES.rglob("*.yaml"))}
+    return decode(Recipe, read_recipe(name, assignments))
 
 
 def check(recipe: Recipe) -> None:

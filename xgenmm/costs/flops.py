@@ -8,11 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from xgenmm.costs.shapes import Blocks, LanguageShape, Linear, ModelShape, ResamplerShape, VisionShape
+from xgenmm.costs.shapes import Amount, Blocks, LanguageShape, Linear, ModelShape, ResamplerShape, VisionShape
 from xgenmm.costs.sharding import Recompute
-
-Amount = int | float
-"""A count, or the mean of one."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,12 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from xgenmm.costs.flops import Amount, Mode, Trained, Work
-from xgenmm.costs.shapes import Blocks, Linear, ModelShape, ResamplerShape, VisionShape
+from xgenmm.costs.flops import Mode, Trained, Work
+from xgenmm.costs.shapes import Amount, Blocks, Linear, ModelShape, ResamplerShape, VisionShape
 from xgenmm.costs.sharding import Mesh, ParallelConfig
 
-TILES_PER_CALL = 64
-"""Tiles that the frozen encoder takes at once, as in `model.vision`; a test compares."""
 POSITIONS_PER_CHUNK = 1024
 """Positions whose logits exist at once, as in `model.language`; a test compares."""
 
@@ -44,26 +42,26 @@ def formats(precision: Literal["float32", "bfloat16"], *, splits: bool) -> Forma
 class Memory:
     """Bytes of one device when it holds most."""
 
-    weights: float
+    weights: Amount
     """At rest, with a moving average of them if there is one."""
-    copies: float
+    copies: Amount
     """Of weights, in the format that is computed with: put together from all shards, or rounded by autocast."""
-    optimizer: float
-    gradients: float
-    vision: float
+    optimizer: Amount
+    gradients: Amount
+    vision: Amount
     """Features and, if the encoder trains, what it keeps."""
-    resampler: float
-    language: float
-    head: float
+    resampler: Amount
+    language: Amount
+    head: Amount
     """Logits of a chunk and what belongs to them."""
 
     @property
-    def activations(self) -> float:
+    def activations(self) -> Amount:
         """What the forward pass leaves for the backward pass."""
         return self.vision + self.resampler + self.language + self.head
 
     @property
-    def sum(self) -> float:
+    def sum(self) -> Amount:
         """All of it."""
         return sum(vars(self).values())
 
@@ -152,7 +150,7 @@ def step_memory(
     )
 
 
-def block_bytes(blocks: Blocks, mode: Mode, rank: int, format: Formats, *, causal: bool) -> float:
+def block_bytes(blocks: Blocks, mode: Mode, rank: int, format: Formats, *, causal: bool) -> Amount:
     """What a block keeps of one position for its backward pass.
 
     Args:
@@ -191,7 +189,7 @@ def _readers(blocks: Blocks) -> Sequence[Sequence[Linear]]:
     return first, rest[:1], rest[1:-1], rest[-1:]
 
 
-def _norm(width: int, mode: Mode, format: Formats, *, centred: bool) -> float:
+def _norm(width: int, mode: Mode, format: Formats, *, centred: bool) -> Amount:
     """Of one position. A layer norm keeps its input and two figures; the others compute in float32, keep that and one
     figure, and for their own weights the result.
     """
@@ -202,7 +200,7 @@ def _norm(width: int, mode: Mode, format: Formats, *, centred: bool) -> float:
 
 def _stack(
     blocks: Blocks, mode: Mode, recompute: str, rank: int, positions: Amount, format: Formats, *, causal: bool
-) -> tuple[float, float]:
+) -> tuple[Amount, Amount]:
     """What all blocks keep, and what one block holds while it is computed backwards."""
     each = positions * block_bytes(blocks, mode, rank, format, causal=causal)
     passing = positions * format.product * (3 * blocks.ffn + 2 * blocks.width)
@@ -217,7 +215,7 @@ def _stack(
     return blocks.layers * each, passing
 
 
-def _language(shape: ModelShape, trained: Trained, tokens: Amount, format: Formats) -> tuple[float, float]:
+def _language(shape: ModelShape, trained: Trained, tokens: Amount, format: Formats) -> tuple[Amount, Amount]:
     """What the language model keeps, and what is alive in the middle of its backward pass beside gradients."""
     if not trained.anything:
         return 0.0, 0.0
@@ -229,7 +227,7 @@ def _language(shape: ModelShape, trained: Trained, tokens: Amount, format: Forma
     return kept + edges, block + edges
 
 
-def _resampler(shape: ResamplerShape, patches: int, trained: Trained, tiles: Amount, format: Formats) -> float:
+def _resampler(shape: ResamplerShape, patches: int, trained: Trained, tiles: Amount, format: Formats) -> Amount:
     mode = trained.resampler
     if not (mode or trained.vision):
         return 0.0
@@ -251,7 +249,7 @@ def _resampler(shape: ResamplerShape, patches: int, trained: Trained, tiles: Amo
     return float(tiles * (layers + media + latents * (width * (s + p) + shape.width_out * s)))
 
 
-def _vision(shape: VisionShape, trained: Trained, tiles: Amount, format: Formats) -> float:
+def _vision(shape: VisionShape, trained: Trained, tiles: Amount, format: Formats) -> Amount:
     """The features, and what an encoder that trains keeps; a frozen one works in small portions and keeps nothing."""
     features = tiles * shape.patches * shape.width * format.product
     if not trained.vision or shape.blocks is None:
@@ -262,7 +260,7 @@ def _vision(shape: VisionShape, trained: Trained, tiles: Amount, format: Formats
     return float(features + kept)
 
 
-def _head(shape: ModelShape, trained: Trained, targets: Amount, format: Formats) -> tuple[float, float]:
+def _head(shape: ModelShape, trained: Trained, targets: Amount, format: Formats) -> tuple[Amount, Amount]:
     """Hidden states and logits of a chunk, backwards; and the gradient of the head's weights, which comes first."""
     language = shape.language
     chunk = min(targets, POSITIONS_PER_CHUNK)
@@ -274,7 +272,7 @@ def _head(shape: ModelShape, trained: Trained, targets: Amount, format: Formats)
     return float(logits + hidden + more), table
 
 
-def _copies(shape: ModelShape, trained: Trained, mesh: Mesh, format: Formats) -> float:
+def _copies(shape: ModelShape, trained: Trained, mesh: Mesh, format: Formats) -> Amount:
     """Of weights that train, as they are computed with."""
     language, blocks = shape.language, shape.language.blocks
     if mesh.splits:

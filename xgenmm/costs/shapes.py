@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+Amount = int | float
+"""A count, or the mean of one."""
+
 
 @dataclass(frozen=True)
 class Linear:

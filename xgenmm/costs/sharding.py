@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from xgenmm.config import ConfigError, nearest
+from xgenmm.costs.shapes import Amount
 
 PARTS = ("vision", "resampler", "language")
 
@@ -86,15 +87,15 @@ def mesh_of(config: ParallelConfig, world: int, per_machine: int) -> Mesh:
 class Traffic:
     """Bytes that a process sends in one optimizer step."""
 
-    gather: float
+    gather: Amount
     """Weights of blocks, put together for every forward and every backward pass."""
-    reduce: float
+    reduce: Amount
     """Gradients, along a row of the mesh: once a step."""
-    replicate: float
+    replicate: Amount
     """Gradients, between the rows: once a step."""
 
     @property
-    def sum(self) -> float:
+    def sum(self) -> Amount:
         """All of it."""
         return self.gather + self.reduce + self.replicate
 

@@ -1,0 +1,194 @@
+"""Plans: figures worked out elsewhere, settings that are those of training, and no import that takes seconds."""
+
+import dataclasses
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+from xgenmm.budget import view
+from xgenmm.budget.backbones import find_model
+from xgenmm.budget.make import plan_of
+from xgenmm.budget.plan import assumed_documents, plan_stage
+from xgenmm.budget.view import load_view
+from xgenmm.cli import main
+from xgenmm.config import ConfigError, shipped_recipes
+from xgenmm.costs.gpus import find_gpu
+from xgenmm.costs.sharding import Mesh, ParallelConfig, mesh_of, traffic
+from xgenmm.data.loader import BatchConfig, SourceConfig
+from xgenmm.model.lora import LoraConfig
+from xgenmm.model.resampler import ResamplerConfig
+from xgenmm.model.weights import ModelConfig
+from xgenmm.recipe import Recipe, StageConfig, TrainConfig, build, load_recipe
+
+LONG = ("plan.document_tokens=2048", "stages.pretrain.batch.micro=1")
+
+
+def paper(*settings):
+    recipe = load_view("paper/pretrain", [*LONG, *settings])
+    shape, _ = find_model(recipe)
+    return plan_stage(recipe, recipe.stages[0], shape, assumed_documents(recipe.plan, shape.resampler.latents, None))
+
+
+def test_the_papers_model_is_counted_as_its_authors_counted_it():
+    # The released notebook prints these; its language model has 50,499 more (spec: a stray bias, three new rows).
+    counts = paper().counts
+    assert counts["vision"].frozen == 428_225_600
+    assert counts["resampler"].trained == 109_901_568
+    assert counts["language"].trained == 3_821_079_552
+
+
+def test_a_token_of_pretraining_costs_26_6_gigaflops():
+    # By hand, for documents of 2,048 tokens, half of them vision tokens, the encoder frozen: matrices 21.7, attention
+    # 1.2, head 0.3, encoder 2.6, resampler 0.74; a hundred billion of them are 747 hours of an H100 at its peak.
+    plan = paper()
+    each = {name: passes.total / plan.step.work.tokens / 1e9 for name, passes in plan.flops.parts.items()}
+    expected = {"linear": 21.7, "attention": 1.2, "head": 0.3, "vision": 2.6, "resampler": 0.74}
+    assert each == pytest.approx(expected, rel=0.02)
+    hours = 1e11 * plan.performed / plan.step.work.tokens / 989.4e12 / 3600
+    assert hours == pytest.approx(747, rel=0.001)
+
+
+@pytest.mark.parametrize(
+    ("world", "gather", "reduce"), [(8, 13.8, 13.8), (16, 14.7, 14.7), (32, 15.2, 15.2), (256, 15.7, 15.7)]
+)
+def test_fully_sharded_traffic_by_hand(world, gather, reduce):
+    # 3.931e9 parameters: put together twice in bfloat16, gradients split once in float32, as rings.
+    sent = traffic(
+        ParallelConfig(),
+        Mesh(replicas=1, shards=world),
+        split=3_930_981_120,
+        trained=3_930_981_120,
+        passes=1,
+        weight_bytes=2,
+    )
+    assert sent.gather / 1e9 == pytest.approx(gather, abs=0.06)
+    assert sent.reduce / 1e9 == pytest.approx(reduce, abs=0.06)
+    assert sent.replicate == 0
+
+
+def test_between_machines_only_gradients_travel():
+    # By hand: 3.931e9 gradients in 8 shards, 4 bytes each, sent (n - 1)/n of the way twice: 2.0 and 3.8 GB.
+    for replicas, expected in ((2, 1.97), (32, 3.81)):
+        sent = traffic(
+            ParallelConfig(),
+            Mesh(replicas=replicas, shards=8),
+            split=3_930_981_120,
+            trained=3_930_981_120,
+            passes=1,
+            weight_bytes=2,
+        )
+        assert sent.replicate / 1e9 == pytest.approx(expected, abs=0.01)
+
+
+def test_states_are_split():
+    # Weights, moments and gradients of what trains: 16 bytes a parameter, 62.9 GB; the encoder's 0.86 are everywhere.
+    fleets = {fleet.world: fleet.memory for fleet in paper().fleets}
+    for world in (2, 8):
+        states = fleets[world].weights + fleets[world].optimizer
+        assert states / 1e9 == pytest.approx(47.17 / world + 0.856, abs=0.01)
+
+
+def test_strategies_are_rectangles():
+    assert mesh_of(ParallelConfig(strategy="ddp"), 16, 8) == Mesh(replicas=16, shards=1)
+    assert mesh_of(ParallelConfig(strategy="fsdp"), 16, 8) == Mesh(replicas=1, shards=16)
+    assert mesh_of(ParallelConfig(), 8, 8) == Mesh(replicas=1, shards=8)
+    assert mesh_of(ParallelConfig(), 1, 8) == Mesh(replicas=1, shards=1)
+    with pytest.raises(ConfigError, match="no multiple"):
+        mesh_of(ParallelConfig(), 12, 8)
+    with pytest.raises(ConfigError, match='did you mean "language"'):
+        ParallelConfig(recompute={"languag": "full"})
+
+
+def test_computing_again_takes_memory_away_and_adds_operations():
+    some, none = paper("parallel.recompute.language=full"), paper()
+    selective = paper("parallel.recompute.language=selective")
+    kept = [plan.fleets[3].memory.language for plan in (some, selective, none)]
+    assert kept[0] < 0.1 * kept[2]
+    assert kept == sorted(kept)
+    assert some.flops.sum.again > 0.2 * some.flops.sum.forward
+    assert selective.flops.sum.again == none.flops.sum.again == 0
+    assert some.useful == none.useful
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (view.RecipeView, Recipe),
+        (view.StageView, StageConfig),
+        (view.TrainView, TrainConfig),
+        (view.LoraView, LoraConfig),
+        (view.SourceView, SourceConfig),
+        (view.ModelView, ModelConfig),
+        (view.ResamplerView, ResamplerConfig),
+    ],
+)
+def test_a_plan_reads_the_settings_that_training_reads(ours, theirs):
+    # Whoever adds a setting adds its name to the view; whether it costs anything is then a question with an answer.
+    views = {field.name: field for field in dataclasses.fields(ours)}
+    settings = {field.name: field for field in dataclasses.fields(theirs)}
+    assert views.keys() == settings.keys()
+    for name, field in views.items():
+        if field.type not in ("Any", dataclasses.MISSING) and isinstance(field.default, int | str | float | bool):
+            assert field.default == settings[name].default, name
+
+
+def test_batches_have_the_same_settings():
+    names = {field.name for field in dataclasses.fields(BatchConfig)}
+    assert names <= {field.name for field in dataclasses.fields(view.BatchView)}
+
+
+def test_unknown_settings_are_named():
+    with pytest.raises(ConfigError, match='did you mean "mfu"'):
+        load_view("paper/pretrain", ["plan.muf=0.5"])
+    with pytest.raises(ConfigError, match='did you mean "steps"'):
+        load_view("paper/pretrain", ["stages.pretrain.stepss=1"])
+    with pytest.raises(ConfigError, match=r"plan\.tflops"):
+        plan_of(load_view("paper/pretrain", ["plan.gpu=X100"]))
+
+
+def test_a_gpu_that_nobody_knows_is_one_by_its_figures():
+    text = plan_of(load_view("paper/pretrain", ["plan.gpu=X100", "plan.tflops=1000", "plan.memory=100"]))
+    assert "X100: 1,000 TFLOP/s" in text
+    assert find_gpu("NVIDIA A100-SXM4-80GB").memory == 80
+
+
+@pytest.mark.parametrize("name", [name for name in shipped_recipes() if name not in ("starter", "debug")])
+def test_every_shipped_recipe_has_a_plan(name):
+    text = plan_of(load_view(name))
+    assert "Smallest number of H100 that fits" in text
+    assert "3,821,079,552" in text
+
+
+def test_the_command_answers_at_once(capsys):
+    code = (
+        "import sys; from xgenmm.cli import main; main(['plan', 'paper/pretrain']); assert 'torch' not in sys.modules"
+    )
+    began = time.process_time()
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    assert time.process_time() - began < 1
+    assert main(["plan", "paper/pretrain", "plan.gpus=64", "plan.gpu=A100"]) == 0
+    output = capsys.readouterr().out
+    assert "109,901,568" in output
+    assert re.search(r"^> 64 ", output, re.MULTILINE)
+    assert main(["plan", "paper/pretrian"]) == 2
+    assert "paper/pretrain" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_not_there_is_named(capsys, tmp_path):
+    assert main(["plan", "paper/pretrain", f"model.language={tmp_path}/none"]) == 2
+    assert f"there is no folder {tmp_path}/none" in capsys.readouterr().err
+
+
+def test_a_plan_counts_the_model_that_training_builds(toy_folder, tmp_path):
+    # From the folders' config.json and tokenizer.json alone, new token rows included.
+    at = f"{toy_folder}/"
+    settings = [f"model.vision={at}vision", f"model.language={at}language", f"toy={at}", f"output={tmp_path}"]
+    shape, notes = find_model(load_view("debug", settings))
+    recipe = load_recipe("debug", settings)
+    model, processor = build(recipe, recipe.stages[0])
+    built = {part: count.trainable + count.frozen for part, count in model.parameter_table().items()}
+    assert shape.parameters == built
+    assert f"{len(processor.tokenizer)} tokens" in notes[0] or f"among {len(processor.tokenizer)}" in notes[0]

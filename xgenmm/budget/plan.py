@@ -1,0 +1,257 @@
+"""A stage in figures: what one step is, what it costs, and what that means on so many GPUs. Arithmetic only."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from xgenmm.budget.settings import PlanConfig
+from xgenmm.budget.view import RecipeView, StageView
+from xgenmm.config import ConfigError
+from xgenmm.costs.flops import Flops, Trained, Work, step_flops
+from xgenmm.costs.gpus import Gpu
+from xgenmm.costs.memory import Count, Memory, counts, split_parameters, step_memory
+from xgenmm.costs.shapes import Amount, ModelShape
+from xgenmm.costs.sharding import Mesh, ParallelConfig, Traffic, mesh_of, traffic
+
+WORLDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+"""Numbers of GPUs that a plan looks at."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Documents:
+    """Means over a stage's documents."""
+
+    tokens: Amount
+    tiles: Amount
+    targets: Amount
+    pairs: Amount
+    source: str
+    """Where the means come from."""
+
+    def work(self, number: Amount) -> Work:
+        """So many documents."""
+        return Work(
+            tiles=self.tiles * number,
+            tokens=self.tokens * number,
+            pairs=self.pairs * number,
+            targets=self.targets * number,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepSize:
+    """What one optimizer step holds, over all GPUs."""
+
+    work: Work
+    rows: int
+    """Packed rows."""
+    micro: int
+    """Of these, how many go through the model at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fleet:
+    """A stage on a number of GPUs."""
+
+    mesh: Mesh
+    passes: int
+    """Forward passes of a GPU in a step."""
+    memory: Memory
+    fits: bool
+    traffic: Traffic
+    compute: Amount
+    """Seconds of a step in which a GPU computes."""
+    waiting: Amount
+    """Seconds of a step that the network needs beyond that: what a pass's collectives take longer than its work."""
+    hours: Amount | None
+    """Of the whole stage; None where the number of steps is not known."""
+    dollars: Amount | None
+
+    @property
+    def world(self) -> int:
+        """Number of GPUs."""
+        return self.mesh.world
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagePlan:
+    """Everything about a stage."""
+
+    name: str
+    steps: int | None
+    trained: Trained
+    counts: dict[str, Count]
+    documents: Documents
+    step: StepSize
+    flops: Flops
+    """Of a step, over all GPUs."""
+    reference: Amount
+    """Operations of a step for a second opinion: what a preference objective compares with."""
+    fleets: tuple[Fleet, ...]
+    smallest: dict[str, int | None]
+    """Smallest number of GPUs that fits, as the recipe is and with more computed again."""
+    chosen: Fleet | None
+    """The number of GPUs that was asked for, or the smallest that fits."""
+
+    @property
+    def useful(self) -> Amount:
+        """Operations of a step that count for utilisation."""
+        return self.flops.sum.useful + self.reference
+
+    @property
+    def performed(self) -> Amount:
+        """Operations of a step that are made."""
+        return self.flops.sum.total + self.reference
+
+
+def plan_stage(recipe: RecipeView, stage: StageView, shape: ModelShape, documents: Documents) -> StagePlan:
+    """Work out a stage.
+
+    Raises:
+        ConfigError: The plan's settings name no GPU, or the strategy does not fit the number of GPUs.
+    """
+    trained = Trained(**vars(stage.train), rank=stage.lora.rank, recompute=recipe.parallel.recompute)
+    step = step_size(recipe, stage, documents)
+    steps = number_of_steps(stage, step, documents)
+    flops = step_flops(shape, step.work, trained)
+    # A cached reference is asked once for every pair, before the first step.
+    asked_again = stage.objective.get("name") == "dpo" and stage.objective.get("reference", "live") == "live"
+    reference = float(flops.sum.forward) if asked_again else 0.0
+    draft = StagePlan(
+        name=stage.name,
+        steps=steps,
+        trained=trained,
+        counts=counts(shape, trained),
+        documents=documents,
+        step=step,
+        flops=flops,
+        reference=reference,
+        fleets=(),
+        smallest={},
+        chosen=None,
+    )
+    device = recipe.plan.device()
+    asked = recipe.plan.gpus
+    if asked is not None and asked > step.rows:
+        raise ConfigError(f"plan.gpus: {asked} GPUs, but a step of {stage.name} has only {step.rows} rows")
+    worlds = sorted({*(world for world in WORLDS if world <= step.rows), *([asked] if asked else [])})
+
+    def fleets(parallel: ParallelConfig) -> tuple[Fleet, ...]:
+        return tuple(
+            plan_fleet(replace(recipe, parallel=parallel), stage, shape, draft, device, world) for world in worlds
+        )
+
+    found = fleets(recipe.parallel)
+    smallest = {"as it is": _smallest(found)}
+    for kind in ("selective", "full"):
+        again = {**recipe.parallel.recompute, "language": kind, "resampler": kind}
+        if again != recipe.parallel.recompute:
+            others = fleets(replace(recipe.parallel, recompute=again))
+            smallest[f"with parallel.recompute {kind}"] = _smallest(others)
+    wanted = asked or smallest["as it is"]
+    chosen = next((fleet for fleet in found if fleet.world == wanted), None)
+    return replace(draft, fleets=found, smallest=smallest, chosen=chosen)
+
+
+def _smallest(fleets: Sequence[Fleet]) -> int | None:
+    return next((fleet.world for fleet in fleets if fleet.fits), None)
+
+
+def plan_fleet(
+    recipe: RecipeView, stage: StageView, shape: ModelShape, plan: StagePlan, device: Gpu, world: int
+) -> Fleet:
+    """A stage on so many GPUs."""
+    parallel, settings = recipe.parallel, recipe.plan
+    mesh = mesh_of(parallel, world, device.per_machine)
+    passes = math.ceil(plan.step.rows / (world * plan.step.micro))
+    largest = plan.step.work.times(min(plan.step.micro, plan.step.rows) / plan.step.rows)
+    precision = "float32" if recipe.precision == "float32" else "bfloat16"
+    memory = step_memory(
+        shape,
+        replace(plan.trained, recompute=parallel.recompute),
+        largest,
+        parallel=parallel,
+        mesh=mesh,
+        precision=precision,
+        several=passes > 1,
+        average=stage.optim.get("ema") is not None,
+    )
+    learns = sum(count.trained for count in plan.counts.values())
+    sent = traffic(
+        parallel,
+        mesh,
+        split=split_parameters(shape, plan.trained),
+        trained=learns,
+        passes=passes,
+        weight_bytes=4 if precision == "float32" else 2,
+    )
+    compute = plan.performed / world / (device.tflops * 1e12 * settings.mfu)
+    waiting = max(0.0, _seconds(sent, mesh, device) - compute)
+    hours = None if plan.steps is None else plan.steps * (compute + waiting) / 3600
+    return Fleet(
+        mesh=mesh,
+        passes=passes,
+        memory=memory,
+        fits=memory.sum / 1e9 + settings.reserve <= device.memory,
+        traffic=sent,
+        compute=compute,
+        waiting=waiting,
+        hours=hours,
+        dollars=None if hours is None else hours * world * device.price,
+    )
+
+
+def row_length(recipe: RecipeView, stage: StageView) -> int:
+    """Positions of a packed row.
+
+    Raises:
+        ConfigError: Nothing says it.
+    """
+    length = stage.batch.tokens or {**recipe.processor, **stage.processor}.get("max_tokens")
+    if not isinstance(length, int):
+        raise ConfigError(f"recipe.stages.{stage.name}.batch.tokens: nothing says how long a row is")
+    return length
+
+
+def step_size(recipe: RecipeView, stage: StageView, documents: Documents) -> StepSize:
+    """What a step holds: so many samples, or so many rows as full as packing makes them."""
+    batch = stage.batch
+    filled = row_length(recipe, stage) * recipe.plan.fill
+    if batch.rows is not None:
+        rows, work = batch.rows, documents.work(batch.rows * filled / documents.tokens)
+    else:
+        assert batch.size is not None
+        work = documents.work(batch.size)
+        rows = max(1, math.ceil(work.tokens / filled))
+    return StepSize(work=work, rows=rows, micro=min(batch.micro, rows))
+
+
+def number_of_steps(stage: StageView, step: StepSize, documents: Documents) -> int | None:
+    """Steps of a stage; None where a recipe gives epochs and its sources do not say how many samples they have."""
+    if stage.steps is not None:
+        return stage.steps
+    samples = [source.samples for source in stage.data]
+    known = [number for number in samples if number is not None]
+    if stage.epochs is None or len(known) < len(samples):
+        return None
+    return math.ceil(stage.epochs * sum(known) * documents.tokens / step.work.tokens)
+
+
+def assumed_documents(settings: PlanConfig, latents: int, longest: int | None) -> Documents:
+    """Documents as the settings assume them: all alike, and no longer than a row."""
+    tokens = min(settings.document_tokens, longest or settings.document_tokens)
+    vision = settings.vision_share * tokens
+    return Documents(
+        tokens=float(tokens),
+        tiles=vision / latents,
+        targets=(tokens - vision) * settings.supervised_share,
+        pairs=tokens * (tokens + 1) / 2,
+        source="assumed",
+    )
+
+
+def _seconds(sent: Traffic, mesh: Mesh, device: Gpu) -> Amount:
+    """What a step's collectives take: along a row of the mesh over the slower of both ways, if it leaves a machine."""
+    within = device.link if mesh.shards <= device.per_machine else device.network
+    between = device.link if mesh.world <= device.per_machine else device.network
+    return ((sent.gather + sent.reduce) / within + sent.replicate / between) / 1e9
