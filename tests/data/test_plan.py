@@ -44,3 +44,10 @@ def test_rows_of_like_cost_stand_in_the_same_round():
     for turn in zip(*ranks, strict=True):
         costs = [Cost().of(one) for one in turn]
         assert max(costs) / min(costs) < 1.10  # as dealt in their own order they differ by up to 1.4
+
+
+def test_the_dearest_row_of_a_round_goes_to_the_rank_that_has_least():
+    plan = StepPlan(number=0, rows=tuple(row(n, tokens, 0, 0) for n, tokens in enumerate([30, 90, 50, 70, 10, 20])))
+    ranks = deal(plan, 2)
+    # 90 and 70; 50 to the second, 30 to the first, which makes 120 each; on a tie the first rank takes the dearer
+    assert [[one.tokens for one in rank] for rank in ranks] == [[90, 30, 20], [70, 50, 10]]
