@@ -206,7 +206,8 @@ def test_ctrl_c_saves_and_says_how_to_go_on(at_work, capsys, monkeypatch):
 @pytest.mark.slow
 def test_the_debug_recipe_learns_colours(tmp_path, monkeypatch):
     """The whole chain as it is shipped, asked about its training pictures: it shows that the parts fit, no more."""
-    from xgenmm.inference.generate import GenerationConfig, generate
+    from xgenmm.inference.generate import generate
+    from xgenmm.inference.sampling import GenerationConfig
     from xgenmm.types import Conversation, Picture, Turn
 
     monkeypatch.chdir(tmp_path)

@@ -13,7 +13,7 @@ from xgenmm import __version__
 
 if TYPE_CHECKING:
     from xgenmm.data.loader import SourceConfig
-    from xgenmm.inference.generate import GenerationConfig
+    from xgenmm.inference.sampling import GenerationConfig
     from xgenmm.recipe import Recipe
 
 PROGRAM = "xgenmm"
@@ -359,7 +359,7 @@ def _add_generation(parser: argparse.ArgumentParser) -> None:
 
 def _generation(options: argparse.Namespace) -> "GenerationConfig":
     from xgenmm.config import ConfigError
-    from xgenmm.inference.generate import GenerationConfig
+    from xgenmm.inference.sampling import GenerationConfig
 
     names = ("max_new_tokens", "temperature", "top_p", "seed")
     try:

@@ -14,7 +14,8 @@ from toy import make_answering_model, make_processor
 
 from xgenmm.evaluation.benchmarks import benchmark_named
 from xgenmm.evaluation.benchmarks.source import read_docs
-from xgenmm.inference.generate import GenerationConfig, generate
+from xgenmm.inference.generate import generate
+from xgenmm.inference.sampling import GenerationConfig
 from xgenmm.model import weights
 from xgenmm.types import Conversation, Turn
 

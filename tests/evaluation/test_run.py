@@ -105,7 +105,7 @@ def test_perfect_answers_get_the_full_number(folder, monkeypatch):
 
 
 def _answers_with(perfect):
-    def ask(queries, _model, _processor, items, store, _batch_size, advance):
+    def ask(queries, items, store, _batch_size, advance):
         for item in items:
             text = str(perfect[queries.benchmark.name](queries.docs[item.test]))
             store.add([Answer(place=item.test, prompt="", text=text)])

@@ -5,7 +5,8 @@ from toy import make_answering_model, make_picture, make_processor
 
 from xgenmm.inference import chat as chat_module
 from xgenmm.inference.chat import Chat, run_chat
-from xgenmm.inference.generate import GenerationConfig, generate
+from xgenmm.inference.generate import generate
+from xgenmm.inference.sampling import GenerationConfig
 from xgenmm.processor.images import ImageError
 from xgenmm.types import Conversation, Turn
 

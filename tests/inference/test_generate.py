@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from toy import make_answering_model, make_picture, make_processor
 
-from xgenmm.inference.generate import GenerationConfig, generate, stream
+from xgenmm.inference.generate import generate, stream
+from xgenmm.inference.sampling import GenerationConfig
 from xgenmm.processor.images import ImageError
 from xgenmm.processor.processor import PromptTooLong
 from xgenmm.types import Conversation, Document, Picture, Turn

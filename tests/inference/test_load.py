@@ -5,8 +5,9 @@ import torch
 from toy import make_picture, make_processor, write_backbones
 
 import xgenmm
-from xgenmm.inference.generate import GenerationConfig, generate
+from xgenmm.inference.generate import generate
 from xgenmm.inference.load import load
+from xgenmm.inference.sampling import GenerationConfig
 from xgenmm.model.weights import WeightsError, assemble, save
 from xgenmm.types import Conversation, Turn
 

@@ -1,10 +1,10 @@
-"""Questions -> answers: what a model is shown for each row, in batches, with shared beginnings read once.
+"""Questions -> answers: what a model is shown for each row, with pictures and beginnings that they share read once.
 
 A question that cannot be asked (its picture is damaged, its prompt too long) gets an answer that says so; it keeps its
 place, and the others keep theirs.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,9 +17,10 @@ from xgenmm.evaluation.benchmarks.benchmark import Benchmark
 from xgenmm.evaluation.benchmarks.source import Docs
 from xgenmm.evaluation.fewshot import FewShotConfig, FewShotPrompt
 from xgenmm.evaluation.scorers.fewshot import FewShotItem
-from xgenmm.inference.generate import GenerationConfig, continue_prompts
-from xgenmm.inference.shared_prefix import SharedPrefix
-from xgenmm.model.vlm import XGenMMForConditionalGeneration
+from xgenmm.inference.generate import continuations
+from xgenmm.inference.pictures import PictureTokens
+from xgenmm.inference.reading import Reader
+from xgenmm.inference.sampling import GenerationConfig
 from xgenmm.processor.images import ImageError
 from xgenmm.processor.processor import PromptTooLong, XGenMMProcessor
 from xgenmm.types import Conversation, Example, Turn
@@ -43,10 +44,13 @@ class Query:
 class ChatQueries:
     """Every row asked as the user's turn of a conversation."""
 
-    def __init__(self, benchmark: Benchmark, docs: Docs, processor: XGenMMProcessor, reference: str) -> None:
+    def __init__(
+        self, benchmark: Benchmark, docs: Docs, pictures: PictureTokens, processor: XGenMMProcessor, reference: str
+    ) -> None:
         self.benchmark, self.docs, self.processor, self.reference = benchmark, docs, processor, reference
         self.settings = GenerationConfig(max_new_tokens=benchmark.max_new_tokens)
-        self.prefix: SharedPrefix | None = None
+        self.reader = Reader(pictures.model, pictures)
+        self.behind: Reader | None = None
 
     def order(self, limit: int | None) -> list[FewShotItem]:
         """Rows in the order in which they are asked, the first `limit` of them."""
@@ -76,21 +80,23 @@ class FewShotQueries:
         benchmark: Benchmark,
         docs: Docs,
         train: Docs,
-        model: XGenMMForConditionalGeneration,
+        pictures: PictureTokens,
         processor: XGenMMProcessor,
         config: FewShotConfig,
         trial: int,
     ) -> None:
         assert benchmark.few_shot is not None
         self.benchmark, self.docs, self.train = benchmark, docs, train
-        self.model, self.processor, self.config, self.trial = model, processor, config, trial
+        self.pictures, self.processor, self.config, self.trial = pictures, processor, config, trial
         self.kind = benchmark.few_shot.kind
         wanted = fewshot.generation_settings(self.kind, benchmark.few_shot.max_new_tokens)
         self.settings = GenerationConfig(
             max_new_tokens=wanted.max_new_tokens, num_beams=wanted.num_beams, length_penalty=wanted.length_penalty
         )
-        self.prefix: SharedPrefix | None = None
-        self._prefix_text = ""
+        self.reader = Reader(pictures.model, pictures)
+        self.behind: Reader | None = None
+        """Has read the demonstrations that all questions share."""
+        self._beginning = FewShotPrompt(text="", pictures=())
 
     def order(self, limit: int | None) -> list[FewShotItem]:
         """Rows in OpenFlamingo's order with their demonstrations; reads the beginning if all questions share one."""
@@ -108,14 +114,14 @@ class FewShotQueries:
 
         def build() -> tuple[Example, bool]:
             prompt = self._prompt(item)
-            rest = prompt.text[len(self._prefix_text) :]
-            if self.prefix is not None and self._splits(prompt.text, rest):
-                pictures = prompt.pictures[len(self.prefix.prefix.image_layouts) :]
+            rest = prompt.text[len(self._beginning.text) :]
+            if self.behind is not None and self._splits(prompt.text, rest):
+                pictures = prompt.pictures[len(self._beginning.pictures) :]
                 return self.processor.rendered(str(item.test), rest, pictures), True
             return self.processor.rendered(str(item.test), prompt.text, prompt.pictures), False
 
         query = _safely(self.processor, Query(place=item.test, demonstrations=item.demonstrations), build)
-        return replace(query, prompt=self._prefix_text + query.prompt) if query.follows else query
+        return replace(query, prompt=self._beginning.text + query.prompt) if query.follows else query
 
     def finish(self, text: str) -> str:
         """The answer as OpenFlamingo cuts it."""
@@ -127,12 +133,12 @@ class FewShotQueries:
 
     def _read_beginning(self, item: FewShotItem) -> None:
         prompt = self._prompt(item)
-        pictures = prompt.pictures[: prompt.prefix.count("<image>")]
+        shown = FewShotPrompt(text=prompt.prefix, pictures=prompt.pictures[: prompt.prefix.count("<image>")])
         try:
-            beginning = self.processor.rendered("demonstrations", prompt.prefix, pictures)
+            beginning = self.processor.rendered("demonstrations", shown.text, shown.pictures)
         except (ImageError, PromptTooLong):
             return  # every question will say so itself
-        self.prefix, self._prefix_text = SharedPrefix(self.model, self.processor, beginning), prompt.prefix
+        self.behind, self._beginning = Reader(self.pictures.model, self.pictures, beginning), shown
 
     def _splits(self, text: str, rest: str) -> bool:
         """Whether no token crosses the border between the shared beginning and the rest."""
@@ -140,12 +146,12 @@ class FewShotQueries:
         def ids(piece: str) -> list[int]:
             return self.processor.tokenizer(piece, add_special_tokens=False)["input_ids"]
 
-        return text.startswith(self._prefix_text) and ids(text) == ids(self._prefix_text) + ids(rest)
+        return text.startswith(self._beginning.text) and ids(text) == ids(self._beginning.text) + ids(rest)
 
     def _similar(self, items: Sequence[FewShotItem]) -> list[FewShotItem]:
         """The same questions with the most similar train pictures; unreadable pictures keep the random ones."""
         path = self.config.rices_encoder
-        encode = fewshot.hub_encoder(path) if path else fewshot.own_encoder(self.model, self.processor)
+        encode = fewshot.hub_encoder(path) if path else fewshot.own_encoder(self.pictures.model, self.processor)
         train, places = fewshot.features_of(encode, range(len(self.train)), self._train_picture)
         test, readable = fewshot.features_of(encode, [item.test for item in items], self._test_picture)
         by_test = {item.test: item for item in items}
@@ -169,49 +175,59 @@ Queries = ChatQueries | FewShotQueries
 
 def ask(
     queries: Queries,
-    model: XGenMMForConditionalGeneration,
-    processor: XGenMMProcessor,
     items: Sequence[FewShotItem],
     store: AnswerStore,
     batch_size: int,
     advance: Callable[[int], None],
 ) -> None:
-    """Answer these questions; each batch is on disk before the next begins.
+    """Answer these questions; each answer is on disk as soon as it is there.
 
     Args:
-        queries: What to show for each.
-        model: Who answers.
-        processor: The model's.
+        queries: What to show for each, and who reads it.
         items: The questions of this process.
         store: Where answers go.
-        batch_size: Questions at a time. It changes no greedy text.
-        advance: Told of every batch.
+        batch_size: Answers that are written at a time. It changes no greedy text.
+        advance: Told how many more are done.
     """
-    for start in range(0, len(items), batch_size):
-        batch = items[start : start + batch_size]
-        asked = [queries.query(item) for item in batch]
-        answers = {query.place: "" for query in asked}
-        for follows in (False, True):
-            group = [(query, query.example) for query in asked if query.example and query.follows == follows]
-            if not group:
-                continue
-            examples = [example for _, example in group]
-            if follows and queries.prefix is not None:
-                texts = queries.prefix.continue_prompts(examples, queries.settings)
-            else:
-                texts = continue_prompts(model, processor, examples, queries.settings)
-            answers |= {query.place: text for (query, _), text in zip(group, texts, strict=True)}
+
+    def note(query: Query, text: str) -> None:
         store.add(
-            Answer(
-                place=query.place,
-                prompt=query.prompt,
-                text="" if query.fault else queries.finish(answers[query.place]),
-                fault=query.fault,
-                demonstrations=query.demonstrations,
-            )
-            for query in asked
+            [
+                Answer(
+                    place=query.place,
+                    prompt=query.prompt,
+                    text=text,
+                    fault=query.fault,
+                    demonstrations=query.demonstrations,
+                )
+            ]
         )
-        advance(len(batch))
+        advance(1)
+
+    def by(reader: Reader, items: Iterable[FewShotItem], *, follows: bool) -> list[FewShotItem]:
+        """Have one reader answer what it can; gives the rest."""
+        asked: list[Query] = []
+        others: list[FewShotItem] = []
+
+        def prompts() -> Iterator[Example]:
+            for item in items:
+                query = queries.query(item)
+                if query.example is None:
+                    note(query, "")
+                elif query.follows != follows:
+                    others.append(item)
+                else:
+                    asked.append(replace(query, example=None))
+                    yield query.example
+
+        found = continuations(reader, queries.processor, prompts(), queries.settings, batch_size=batch_size)
+        for number, text in found:
+            note(asked[number], queries.finish(text))
+        return others
+
+    if queries.behind is not None:
+        items = by(queries.behind, items, follows=True)
+    by(queries.reader, items, follows=False)
 
 
 def _safely(processor: XGenMMProcessor, query: Query, build: Callable[[], tuple[Example, bool]]) -> Query:

@@ -29,7 +29,8 @@ from xgenmm.config import ConfigError, decode
 from xgenmm.evaluation.scorers.captions import cider
 from xgenmm.evaluation.scorers.safety import is_refusal
 from xgenmm.evaluation.statistics import Figure, mean, ratio, share
-from xgenmm.inference.generate import GenerationConfig, generate
+from xgenmm.inference.generate import generate
+from xgenmm.inference.sampling import GenerationConfig
 from xgenmm.inference.score import score
 from xgenmm.model.vlm import XGenMMForConditionalGeneration
 from xgenmm.processor.processor import XGenMMProcessor

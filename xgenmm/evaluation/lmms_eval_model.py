@@ -18,8 +18,9 @@ from lmms_eval.protocol import ChatMessages
 from PIL import Image
 from tqdm import tqdm
 
-from xgenmm.inference.generate import GenerationConfig, generate
+from xgenmm.inference.generate import generate
 from xgenmm.inference.load import load
+from xgenmm.inference.sampling import GenerationConfig
 from xgenmm.types import Conversation, Part, Picture, Turn
 
 MAX_NEW_TOKENS = 1024

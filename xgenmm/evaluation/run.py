@@ -38,6 +38,7 @@ from xgenmm.evaluation.scorers.profiles import PROFILES
 from xgenmm.evaluation.scoring import Outcome, group_of, judge, rules_for
 from xgenmm.evaluation.tables import TaskRun, results_json
 from xgenmm.inference.load import load
+from xgenmm.inference.pictures import PictureTokens
 from xgenmm.model.vlm import XGenMMForConditionalGeneration
 from xgenmm.processor.processor import XGenMMProcessor
 from xgenmm.progress import progress
@@ -168,7 +169,8 @@ class _Runner:
         rank: int,
         world: int,
     ) -> None:
-        self.config, self.folder, self.model, self.processor = config, folder, model, processor
+        self.config, self.folder, self.processor = config, folder, processor
+        self.pictures = PictureTokens(model)
         self.rank, self.world = rank, world
         self.runs: list[TaskRun] = []
         self.failures: dict[str, str] = {}
@@ -225,7 +227,7 @@ class _Runner:
         todo = [item for item in items if item.test not in store.answers]
         mine = todo[self.rank :: self.world]
         with progress(label, len(items), "questions", done=len(items) - len(todo)) as advance:
-            ask(queries, self.model, self.processor, mine, store, config.batch_size, lambda n: advance(n * self.world))
+            ask(queries, mine, store, config.batch_size, lambda n: advance(n * self.world))
         _together()
         if self.rank == 0:
             wanted = {item.test for item in items}
@@ -255,7 +257,7 @@ class _Runner:
 
     def _queries(self, job: Job, docs: Docs, reference: str) -> Queries:
         if job.shots is None:
-            return ChatQueries(job.benchmark, docs, self.processor, reference)
+            return ChatQueries(job.benchmark, docs, self.pictures, self.processor, reference)
         assert job.benchmark.few_shot is not None
         few_shot = FewShotConfig(
             shots=job.shots,
@@ -264,7 +266,7 @@ class _Runner:
             rices_encoder=self.config.rices_encoder,
         )
         train = read_train(job.benchmark.few_shot.train, Path(self.config.data))
-        return FewShotQueries(job.benchmark, docs, train, self.model, self.processor, few_shot, job.trial)
+        return FewShotQueries(job.benchmark, docs, train, self.pictures, self.processor, few_shot, job.trial)
 
 
 def rescore(folder: Path, profile: str, output: Path | None = None) -> Path:

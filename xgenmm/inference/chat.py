@@ -3,7 +3,9 @@
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
-from xgenmm.inference.generate import GenerationConfig, stream
+from xgenmm.inference.generate import stream
+from xgenmm.inference.pictures import PictureTokens
+from xgenmm.inference.sampling import GenerationConfig
 from xgenmm.model.vlm import XGenMMForConditionalGeneration
 from xgenmm.processor.images import open_image
 from xgenmm.processor.processor import XGenMMProcessor
@@ -24,6 +26,7 @@ class Chat:
         self.processor = processor
         self.config = config
         self.turns: list[Turn] = []
+        self.known = PictureTokens(model)
         self.pictures: list[Picture] = []
         """Pictures for the next message."""
 
@@ -49,7 +52,8 @@ class Chat:
         answer: list[str] = []
         answered = False
         try:
-            for piece in stream(self.model, self.processor, Conversation(id="chat", turns=tuple(turns)), self.config):
+            talk = Conversation(id="chat", turns=tuple(turns))
+            for piece in stream(self.model, self.processor, talk, self.config, self.known):
                 answer.append(piece)
                 answered = True
                 yield piece
