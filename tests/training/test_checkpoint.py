@@ -3,6 +3,9 @@
 import errno
 import hashlib
 import json
+import shutil
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -89,8 +92,10 @@ def test_training_goes_on_while_it_is_written(tmp_path, monkeypatch):
     train(model, optimizer)
     assert latest_checkpoint(tmp_path) is None
     assert not checkpoints.failed
-    disk.set()
-    checkpoints.wait()
+    assert checkpoints.keep_up(2 + 500 // 20) < 0.1
+    threading.Timer(0.3, disk.set).start()
+    assert checkpoints.keep_up(2 + 500 // 20 + 1) > 0.2
+    assert latest_checkpoint(tmp_path) == tmp_path / "step-2"
     assert not equal(values(model), then)
     load(tmp_path, model, optimizer)
     assert equal(values(model), then)
@@ -231,6 +236,46 @@ def test_a_target_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match=r"Not a directory: .*there is no earlier checkpoint"):
         save(tmp_path / "file", 1, model, optimizer)
+
+
+REAL_DISK = """
+import sys, pathlib, subprocess, torch
+from xgenmm.training.checkpoint import CheckpointConfig, CheckpointError, Checkpoints
+folder = pathlib.Path(sys.argv[1])
+checkpoints = Checkpoints(folder, CheckpointConfig(keep=2))
+for step in (1, 2, 3):
+    if step == 3:
+        subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
+    try:
+        checkpoints.save(step, {"model.w": torch.full((15_000,), float(step))}, {})
+        checkpoints.wait()
+        print("saved")
+    except CheckpointError as error:
+        print(error)
+read = {"model.w": torch.zeros(15_000)}
+torch.distributed.checkpoint.load(
+    read, storage_reader=torch.distributed.checkpoint.HuggingFaceStorageReader(str(folder / "step-1")), no_dist=True
+)
+print(sorted(path.name for path in folder.iterdir()), read["model.w"].unique().tolist())
+"""
+
+
+def may_mount():
+    return shutil.which("unshare") and subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode == 0
+
+
+@pytest.mark.skipif(not may_mount(), reason="needs leave to mount a disk of its own")
+def test_a_disk_that_is_really_full_and_then_read_only(tmp_path):
+    """One of 100 kB takes one checkpoint of 60 kB and no second."""
+    mount = f"mount -t tmpfs -o size=100k none {tmp_path} && exec {sys.executable} -c '{REAL_DISK}' {tmp_path}"
+    done = subprocess.run(["unshare", "-rm", "sh", "-c", mount], capture_output=True, text=True, timeout=120)
+    saved, full, read_only, left = done.stdout.splitlines()
+    assert saved == "saved"
+    good = f"the last good checkpoint is {tmp_path}/step-1, untouched"
+    assert full == f"cannot write the checkpoint {tmp_path}/step-2: [Errno 28] No space left on device; {good}"
+    assert read_only.startswith(f"cannot write the checkpoint {tmp_path}/step-3: [Errno 30] Read-only file system")
+    assert read_only.endswith(good)
+    assert left == "['step-1'] [1.0]"
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):

@@ -4,7 +4,9 @@ import copy
 import itertools
 import json
 import os
+import random
 import signal
+import threading
 import time
 
 import pytest
@@ -337,6 +339,31 @@ def test_a_jump_of_the_loss_is_noted_with_its_samples(make_trainer, tmp_path, ca
     assert "step 23: loss" in caplog.text
 
 
+@pytest.mark.slow
+def test_stopped_at_twenty_random_steps_it_ends_as_one_that_was_not(make_trainer, tmp_path):
+    settings = {"steps": 24, "optim": {"ema": 0.9}, "checkpoint": {"every": 7}}
+    straight = make_trainer(tmp_path / "straight", **settings)
+    straight.run()
+    stops = sorted(random.Random(0).sample(range(1, 24), 20))
+    signals = itertools.cycle([signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+    for stop, number in zip(stops, signals, strict=False):
+
+        def ask(trainer, stop=stop, number=number):
+            if trainer.progress.step == stop:
+                os.kill(os.getpid(), number)
+
+        with pytest.raises(Stopped, match=f"stopped after {stop} steps"):
+            make_trainer(tmp_path / "stopped", after_step=ask, **settings).run()
+    resumed = make_trainer(tmp_path / "stopped", **settings)
+    resumed.run()
+    assert same(weights(straight), weights(resumed))
+    assert metrics(tmp_path / "stopped") == metrics(tmp_path / "straight")
+    with averaged(straight.optimizer), averaged(resumed.optimizer):
+        assert same(weights(straight), weights(resumed))
+    one, other = (json.loads((tmp_path / name / "data_report.json").read_text()) for name in ("straight", "stopped"))
+    assert one == other
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_saves_at_the_end_of_the_step(make_trainer, tmp_path, number):
     def ask(trainer):
@@ -370,31 +397,66 @@ def test_the_second_signal_stops_at_once(make_trainer, tmp_path, monkeypatch):
         make_trainer(tmp_path, after_step=ask).run()
 
 
-def test_a_full_disk_stops_with_the_last_good_checkpoint(make_trainer, tmp_path, monkeypatch):
-    """It is found by the thread that writes, and stops the run when the step that goes on meanwhile is done."""
+@pytest.mark.parametrize(("every", "done"), [(2, 4), (20, 41)])
+def test_a_full_disk_stops_with_the_last_good_checkpoint(make_trainer, tmp_path, monkeypatch, every, done):
+    """The thread that writes finds it; the run stops in the step that goes on meanwhile, or at the end of a later."""
 
     def fill(trainer):
-        if trainer.progress.step == 3:
+        if trainer.progress.step == 2 * every - 1:
             trainer.checkpoints.wait()
 
             def full(*_):
                 raise OSError(28, "No space left on device")
 
             monkeypatch.setattr(shards, "_write_safetensors", full)
-        if trainer.progress.step == 5:
+        if trainer.progress.step == 2 * every + 1:
             deadline = time.monotonic() + 60
             while not trainer.checkpoints.failed:
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
 
-    with pytest.raises(CheckpointError, match=r"step-4: .*No space left.*step-2, untouched"):
-        make_trainer(tmp_path, after_step=fill, steps=8).run()
-    assert len(metrics(tmp_path)) == 5
+    settings = {"steps": 45, "size": 1, "checkpoint": {"every": every}}
+    with pytest.raises(CheckpointError, match=rf"step-{2 * every}: .*No space left.*step-{every}, untouched"):
+        make_trainer(tmp_path, after_step=fill, **settings).run()
+    assert len(metrics(tmp_path)) == done
     monkeypatch.undo()
-    straight, resumed = make_trainer(tmp_path / "straight"), make_trainer(tmp_path)
+    straight, resumed = make_trainer(tmp_path / "straight", **settings), make_trainer(tmp_path, **settings)
     straight.run()
     resumed.run()
     assert same(weights(straight), weights(resumed))
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(make_trainer, tmp_path, monkeypatch):
+    """For a twentieth of an interval, here one step: the disk gets going again only when that is done."""
+    disk = threading.Event()
+    real = shards._write_safetensors
+    monkeypatch.setattr(shards, "_write_safetensors", lambda *args: disk.wait(60) and real(*args))
+    newest = {}
+
+    def look(trainer):
+        newest[trainer.progress.step] = latest_checkpoint(tmp_path / "checkpoints")
+        if trainer.progress.step == 21:
+            disk.set()
+
+    make_trainer(tmp_path, steps=22, size=1, checkpoint={"every": 20}, after_step=look).run()
+    assert newest[21] is None
+    assert newest[22] == tmp_path / "checkpoints/step-20"
+
+
+def test_a_crash_costs_no_more_than_an_interval(make_trainer, tmp_path, monkeypatch):
+    """No step is written down as done before the checkpoint of an interval ago is on the disk, however slow that is."""
+    real = shards._write_safetensors
+    monkeypatch.setattr(shards, "_write_safetensors", lambda *args: (time.sleep(0.1), real(*args))[1])
+    lost = []
+
+    def look(trainer):
+        path = latest_checkpoint(tmp_path / "checkpoints")
+        lost.append(trainer.progress.step - (int(path.name.removeprefix("step-")) if path else 0))
+
+    make_trainer(tmp_path, steps=9, size=1, checkpoint={"every": 2}, after_step=look).run()
+    assert lost == [1, 2, 1, 2, 1, 2, 1, 2, 1]
+    held_up = [line["speed"]["save_seconds"] for line in read_lines(tmp_path / "metrics.jsonl")]
+    assert all(seconds > 0 for seconds in held_up[2::2])
 
 
 def test_a_full_disk_under_the_feature_cache_is_told_as_one(make_trainer, make_model, tmp_path, monkeypatch):

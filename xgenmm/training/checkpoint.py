@@ -8,6 +8,7 @@ import json
 import logging
 import shutil
 import threading
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -40,7 +41,7 @@ class CheckpointConfig:
     """When to save, and what to keep."""
 
     every: int = 500
-    """Steps between checkpoints; the last step saves in any case."""
+    """Steps between checkpoints; the last step saves in any case. A crash costs at most these and a twentieth more."""
     keep: int = 2
     """How many of the newest are kept."""
     keep_every: int | None = None
@@ -88,6 +89,20 @@ class Checkpoints:
         document = {"step": step, **state}
         self._writing = _in_thread(lambda: self._write(step, copy, document))
         self.newest = step
+
+    def keep_up(self, step: int) -> float:
+        """Hold a step that is about to be written down as done, if the disk is behind; gives for how many seconds.
+
+        Until a checkpoint is on the disk, a crash costs all since the one before. So that this stays one interval, as
+        good as, training may end no more than a twentieth of another while a checkpoint is being written.
+
+        Raises:
+            CheckpointError: As `wait`.
+        """
+        began = time.perf_counter()
+        if self.newest is not None and step > self.newest + self.config.every // 20:
+            self.wait()
+        return time.perf_counter() - began
 
     @property
     def failed(self) -> bool:

@@ -36,7 +36,7 @@ class Speed:
     memory_mb: float
     """Largest memory of the process so far; on a GPU, the largest that torch had there."""
     save_seconds: float
-    """For how long training stood still before this step, because a checkpoint was begun; not part of `seconds`."""
+    """For how long the disk held up training, before this step (to copy) or in it (to wait); not part of `seconds`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -143,6 +143,7 @@ class Trainer:
                     sums = self.accumulate(step)
                     update = self.update(step, sums)
                     seconds = time.perf_counter() - began + step.wait
+                    stall += self.checkpoints.keep_up(step.number + 1)
                     self.count(step, seconds + stall)
                     journal.write(self.record(step, sums, update, rates, seconds, stall))
                     quarantine.add(step.number, step.faults)
