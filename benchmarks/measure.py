@@ -1,12 +1,4 @@
-"""How our benchmarks measure: CPU time of one thread, two variants in turn, memory in a process of its own.
-
-Import it before torch: it says how many threads there are.
-"""
-
-import os
-
-os.environ["OMP_NUM_THREADS"] = "1"
-os.environ["GOMP_SPINCOUNT"] = "0"
+"""How our benchmarks measure: CPU time of one thread, two variants in turn, memory in a process of its own."""
 
 import multiprocessing
 import statistics
@@ -15,6 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
+
+torch.set_num_threads(1)  # whoever imports this measures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +40,11 @@ def pairwise(peer: Callable[[], Any], ours: Callable[[], Any], pairs: int = 3) -
         cpu=statistics.median(one.cpu / other.cpu for one, other in times),
         wall=statistics.median(one.wall / other.wall for one, other in times),
     )
+
+
+def cpu_seconds(call: Callable[[], Any]) -> float:
+    """Median CPU time of three runs."""
+    return statistics.median(_times(call).cpu for _ in range(3))
 
 
 @dataclass(frozen=True)

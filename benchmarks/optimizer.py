@@ -4,7 +4,7 @@ python benchmarks/optimizer.py
 """
 
 import torch
-from measure import pairwise  # first: it sets the number of threads
+from measure import pairwise
 from torch import nn
 
 from xgenmm.training.optim import OptimConfig, build_optimizer
@@ -27,7 +27,6 @@ class Part(nn.Module):
 
 
 def main() -> None:
-    torch.set_num_threads(1)
     theirs, ours = nn.ModuleDict({"part": Part()}), nn.ModuleDict({"part": Part()})
     settings = {"lr": 1e-3, "weight_decay": 0.01}
     default = torch.optim.AdamW(theirs.parameters(), **settings)

@@ -5,12 +5,17 @@ import resource
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from xgenmm import __version__, cli
-from xgenmm.config import RECIPES, override, read_yaml, to_yaml
+from xgenmm.config import RECIPES, decode, override, read_yaml, to_yaml
+from xgenmm.data.loader import SourceConfig
+from xgenmm.data.quarantine import read_lines
+from xgenmm.engines import noised_preferences
 from xgenmm.inference.load import load
 from xgenmm.starter.toy import COLOURS
 from xgenmm.training.lock import hold
@@ -233,3 +238,18 @@ def test_a_recipe_file_of_ones_own(tmp_path, capsys):
     path.write_text(to_yaml(settings))
     assert cli.main(["train", str(path)]) == 0
     assert capsys.readouterr().out == f"weights: {tmp_path}/debug/pretrain/weights\n"
+
+
+def test_answers_to_noised_pictures_become_a_source(at_work, capsys, tmp_path, monkeypatch):
+    """What the command prints as a source is one."""
+    monkeypatch.setattr(noised_preferences, "continue_prompts", lambda _m, _p, prompts, _c: ["mauve"] * len(prompts))
+    weights = at_work[0] / "runs" / "debug" / "interleaved" / "weights"
+    data = ["--data", "runs/toy/preferences.jsonl", "--noise-step", "900"]
+    code = cli.main(["data", "make", "noised-preferences", str(weights), *data, "--output", str(tmp_path / "made")])
+    assert code == 0
+    source = decode(SourceConfig, yaml.safe_load(capsys.readouterr().out.split("as a source: ")[1]))
+    rows = read_lines(tmp_path / "made" / "preferences.jsonl")
+    assert len(rows) == len(read_lines(Path("runs/toy/preferences.jsonl")))
+    assert (source.path, source.adapter) == (str(tmp_path / "made" / "preferences.jsonl"), "preference")
+    assert source.images is not None
+    assert all((Path(source.images) / row["image"][0]).is_file() for row in rows)

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from xgenmm import recipe as recipes
 from xgenmm.config import RECIPES, ConfigError, decode, encode, override, read_yaml
 from xgenmm.data.quarantine import DataError, read_lines
+from xgenmm.engines import noised_preferences
 from xgenmm.model.vlm import XGenMMForConditionalGeneration
 from xgenmm.model.weights import WeightsError
 from xgenmm.recipe import Recipe, check, load_recipe, run
@@ -96,6 +97,8 @@ def test_a_shipped_recipe_makes_a_step_at_toy_size(name, toy_folder, straight, t
             source.update(path=str(toy_folder / TOY_FILES[source["adapter"]]), images=None)
         stage.update(steps=1, epochs=None)
         stage["batch"].update(size=2, micro=1, window=1)
+        if stage["noised"] is not None:
+            stage["noised"].update(max_new_tokens=8)
     recipe = decode(Recipe, settings)
     results = run(recipe)
     assert [len(metrics(result.folder)) for result in results] == [1] * len(recipe.stages)
@@ -274,6 +277,27 @@ def test_a_cached_reference_trains_as_a_live_one(straight, toy_folder, tmp_path,
         assert ours["figures"] == pytest.approx(theirs["figures"], rel=1e-4, abs=1e-5)
 
 
+def test_a_stage_of_answers_under_noise(straight, toy_folder, tmp_path, monkeypatch):
+    """It trains on what its own first weights say, which is asked once, whether the run is stopped or not."""
+    init = straight[1][2].folder / "weights"
+    recipe = debug(toy_folder, tmp_path, f"stages.dpo.init={init}", "stages.dpo.noised={max_new_tokens: 4}", stages=4)
+    recipe = dataclasses.replace(recipe, model=None, stages=recipe.stages[3:])
+    asked = []
+
+    def answer(model, _processor, prompts, config):
+        asked.append((model.language_model.lm_head.weight.detach().clone(), config.max_new_tokens))
+        return ["mauve" for _ in prompts]
+
+    monkeypatch.setattr(noised_preferences, "continue_prompts", answer)
+    (result,) = run(recipe)
+    rows = read_lines(result.folder / "noised" / "preferences" / "preferences.jsonl")
+    assert {row["rejected"] for row in rows} == {"mauve"}
+    assert {row["chosen"] for row in rows} == {row["chosen"] for row in read_lines(toy_folder / "preferences.jsonl")}
+    first = weights(straight[1][2].folder)["language_model.model.embed_tokens.weight"]
+    assert all(torch.equal(head, first) and tokens == 4 for head, tokens in asked)  # Llama's tied head
+    assert len(metrics(result.folder)) == 3
+
+
 def test_precision_is_settled_once_for_a_run(toy_folder, tmp_path, monkeypatch):
     from xgenmm.training.precision import Probe
 
@@ -294,6 +318,7 @@ def test_precision_is_settled_once_for_a_run(toy_folder, tmp_path, monkeypatch):
     [
         ("stages.sft.optim.lrr=1", 'recipe.stages.sft.optim: unknown setting "lrr"; did you mean "lr"'),
         ("stages.sft.train.resampler=loar", '"loar" is none of lora; did you mean "lora"'),
+        ("stages.sft.noised={}", "recipe.stages.sft.noised: answers to noised pictures are for preferences"),
         ("stages.sft.train.vision=lora", "recipe.stages.sft.feature_cache: the vision encoder trains"),
         ("stages.sft.name=pretrain", "each with a name of its own"),
         ("stages.sft.name=a/b", '"a/b" cannot be the name of a stage'),

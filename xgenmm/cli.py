@@ -165,6 +165,22 @@ def _data_fetch(options: argparse.Namespace) -> None:
     print(f"{summary.text()}\npictures: {options.output}")
 
 
+def _data_make_noised_preferences(options: argparse.Namespace) -> None:
+    from xgenmm.data.loader import SourceConfig
+    from xgenmm.engines.noise import NoiseConfig
+    from xgenmm.engines.noised_preferences import NoisedConfig, make_noised_preferences
+    from xgenmm.inference.load import load
+
+    images = str(options.images) if options.images else None
+    source = SourceConfig(name=options.name, adapter=options.adapter, path=tuple(options.data), images=images)
+    noise = NoiseConfig(step=options.noise_step, schedule=options.noise_schedule)
+    config = NoisedConfig(noise=noise, max_new_tokens=options.max_new_tokens, batch_size=options.batch_size)
+    model, processor = load(options.weights, device=_device())
+    made = make_noised_preferences(model, processor, source, config, options.output, seed=options.seed)
+    print(f"rows: {made.path}\nas a source: {{name: {made.name}, adapter: {made.adapter}, ", end="")
+    print(f"path: {made.path}, images: {made.images}}}")
+
+
 def _sources(name: str, schema: str, images: Path | None) -> "Sequence[SourceConfig]":
     """The sources of a recipe, or of files, folders and globs."""
     from xgenmm.data.sources import find_sources
@@ -255,6 +271,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_fetch(jobs.add_parser("fetch", help="the pictures that tables name by address, into a folder; resumes"))
 
     _add_view(jobs.add_parser("view", help="a local page: records as people and as the model see them"))
+    make = jobs.add_parser("make", help="data that a model makes")
+    kinds = make.add_subparsers(title="kinds", required=True, metavar="KIND")
+    _add_noised(kinds.add_parser("noised-preferences", help="pairs with the model's own answer to a noised picture"))
 
     _add_evaluate(verbs.add_parser("evaluate", help="benchmarks, few-shot and safety; or saved answers scored again"))
     return parser
@@ -266,6 +285,23 @@ def _add_view(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--schema", default="auto", metavar="NAME", help="a data set's or an adapter's name (auto)")
     parser.add_argument("--images", type=Path, metavar="DIR", help="where pictures that tables name are")
     parser.set_defaults(function=_data_view)
+
+
+def _add_noised(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("weights", metavar="WEIGHTS", type=Path, help="folder of the model that answers")
+    parser.add_argument("--data", metavar="PATH", nargs="+", required=True, help="files of preferences")
+    parser.add_argument("--adapter", metavar="NAME", default="preference", help="(default: %(default)s)")
+    parser.add_argument("--images", metavar="DIR", type=Path, help="where pictures that tables name are")
+    parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="gets rows and pictures")
+    parser.add_argument("--name", default="noised", help="of the source (default: %(default)s)")
+    parser.add_argument("--noise-step", type=int, default=500, metavar="N", help="of 1000 (default: %(default)s)")
+    parser.add_argument(
+        "--noise-schedule", default="sigmoid", choices=("sigmoid", "linear"), help="(default: %(default)s)"
+    )
+    parser.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="(default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="(default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the noise (default: %(default)s)")
+    parser.set_defaults(function=_data_make_noised_preferences)
 
 
 def _add_fetch(parser: argparse.ArgumentParser) -> None:

@@ -23,6 +23,7 @@ from xgenmm.costs.sharding import ParallelConfig
 from xgenmm.data.loader import BatchConfig, Loader, SourceConfig
 from xgenmm.data.permutation import keyed
 from xgenmm.data.readers import find_files
+from xgenmm.engines.noised_preferences import NoisedConfig, make_noised_preferences
 from xgenmm.evaluation.watch import Watch, WatchConfig
 from xgenmm.inference.load import load
 from xgenmm.model.feature_cache import fingerprint
@@ -89,6 +90,9 @@ class StageConfig:
     """Keep features of the frozen vision encoder; by default as the recipe says."""
     evaluate: WatchConfig | None = None
     """Benchmarks that are run on the model while it trains."""
+    noised: NoisedConfig | None = None
+    """For preferences: before the stage, its model answers every prompt while it looks at a picture under noise, and
+    that answer takes the place of the dispreferred one."""
 
     def objective_config(self) -> NextTokenConfig | DpoConfig:
         """The objective's settings as their dataclass.
@@ -227,24 +231,30 @@ def check(recipe: Recipe) -> None:
         _check_backbone("recipe.model.vision", recipe.model.vision)
         _check_backbone("recipe.model.language", recipe.model.language)
     for stage in recipe.stages:
-        where = f"recipe.stages.{stage.name}"
-        if Path(stage.name).name != stage.name or stage.name == "untrained":
-            raise ConfigError(f'{where}: "{stage.name}" cannot be the name of a stage, which is also a folder\'s')
-        if (stage.steps is None) == (stage.epochs is None):
-            raise ConfigError(f"{where}: give either steps or epochs")
-        if (stage.steps is not None and stage.steps < 1) or (stage.epochs is not None and stage.epochs <= 0):
-            raise ConfigError(f"{where}: steps and epochs must be above 0")
-        if not any((stage.train.vision, stage.train.resampler, stage.train.language)):
-            raise ConfigError(f"{where}.train: nothing trains; set vision, resampler or language")
-        if stage.train.vision and (recipe.feature_cache if stage.feature_cache is None else stage.feature_cache):
-            raise ConfigError(f"{where}.feature_cache: the vision encoder trains, so its features change; set false")
-        stage.objective_config()
-        _check_processor({**recipe.processor, **stage.processor}, f"{where}.processor", whole=first.init is None)
-        if stage.init is not None:
-            check_folder(Path(stage.init))
-        for source in stage.data:
-            source.bind_adapter()
-            find_files(source.name, source.patterns)
+        _check_stage(recipe, stage)
+
+
+def _check_stage(recipe: Recipe, stage: StageConfig) -> None:
+    where = f"recipe.stages.{stage.name}"
+    if Path(stage.name).name != stage.name or stage.name == "untrained":
+        raise ConfigError(f'{where}: "{stage.name}" cannot be the name of a stage, which is also a folder\'s')
+    if (stage.steps is None) == (stage.epochs is None):
+        raise ConfigError(f"{where}: give either steps or epochs")
+    if (stage.steps is not None and stage.steps < 1) or (stage.epochs is not None and stage.epochs <= 0):
+        raise ConfigError(f"{where}: steps and epochs must be above 0")
+    if not any((stage.train.vision, stage.train.resampler, stage.train.language)):
+        raise ConfigError(f"{where}.train: nothing trains; set vision, resampler or language")
+    if stage.train.vision and (recipe.feature_cache if stage.feature_cache is None else stage.feature_cache):
+        raise ConfigError(f"{where}.feature_cache: the vision encoder trains, so its features change; set false")
+    if stage.noised is not None and not isinstance(stage.objective_config(), DpoConfig):
+        raise ConfigError(f"{where}.noised: answers to noised pictures are for preferences, with the objective dpo")
+    stage.objective_config()
+    _check_processor({**recipe.processor, **stage.processor}, f"{where}.processor", whole=recipe.stages[0].init is None)
+    if stage.init is not None:
+        check_folder(Path(stage.init))
+    for source in stage.data:
+        source.bind_adapter()
+        find_files(source.name, source.patterns)
 
 
 def run(recipe: Recipe, *, before_first: Hook | None = None, after_stage: Hook | None = None) -> list[StageResult]:
@@ -329,9 +339,10 @@ def _train(recipe: Recipe, number: int, precision: Precision) -> StageResult:
     _note_settings(recipe, number, folder)
     model, processor = build(recipe, stage)
     objective_config = stage.objective_config()
+    pairs = isinstance(objective_config, DpoConfig)
+    stage = dataclasses.replace(stage, data=_sources(recipe, stage, model, processor, precision))
     cached = isinstance(objective_config, DpoConfig) and objective_config.reference == "cached"
     about = _about_reference(stage, model, processor, precision) if cached else {}
-    pairs = isinstance(objective_config, DpoConfig)
     loader = Loader(stage.data, stage.batch, processor, pairs=pairs, seed=keyed(recipe.seed, stage.name))
     steps = _number_of_steps(stage, loader)
     loader.check()
@@ -375,6 +386,28 @@ def _train(recipe: Recipe, number: int, precision: Precision) -> StageResult:
         put_back(model, originals)
         save(model, processor, folder / "weights", card=_card(recipe, number))
     return StageResult(name=stage.name, folder=folder, load=lambda: load(folder / "weights"), **figures)
+
+
+def _sources(
+    recipe: Recipe,
+    stage: StageConfig,
+    model: XGenMMForConditionalGeneration,
+    processor: XGenMMProcessor,
+    precision: Precision,
+) -> tuple[SourceConfig, ...]:
+    """What a stage trains on: its data, or what the model makes of them under noise."""
+    if stage.noised is None:
+        return stage.data
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    seed, folder = keyed(recipe.seed, stage.name), recipe.folder / stage.name / "noised"
+    nn.Module.to(model, device)
+    with autocast(device, precision):
+        made = [
+            make_noised_preferences(model, processor, source, stage.noised, folder / source.name, seed=seed)
+            for source in stage.data
+        ]
+    nn.Module.to(model, "cpu")
+    return tuple(made)
 
 
 def _about_reference(

@@ -1,0 +1,230 @@
+"""The paper's second kind of dispreferred answer: what the model itself says of a picture under noise.
+
+Reads preferences, keeps their preferred answers and puts the model's own in the place of the others. What comes out
+are rows of the adapter `preference` with their pictures, in a folder that can be trained on like any other. The same
+weights and settings give the same rows, wherever the work was stopped.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from xgenmm.config import ConfigError, encode
+from xgenmm.data.adapters.conversations import MARKER
+from xgenmm.data.adapters.fields import not_blank
+from xgenmm.data.loader import SourceConfig
+from xgenmm.data.permutation import keyed
+from xgenmm.data.quarantine import BadSample, DataError, Fault, read_lines
+from xgenmm.data.readers import PICTURE_SUFFIXES, Reader, open_reader
+from xgenmm.engines.noise import NoiseConfig, noised
+from xgenmm.inference.generate import GenerationConfig, continue_prompts
+from xgenmm.model.feature_cache import fingerprint
+from xgenmm.model.vlm import XGenMMForConditionalGeneration
+from xgenmm.processor.images import ImageError
+from xgenmm.processor.processor import PromptTooLong, XGenMMProcessor
+from xgenmm.progress import progress
+from xgenmm.types import Example, Picture, Preference
+
+ROWS, UNFINISHED, FAULTS, ABOUT = "preferences.jsonl", "unfinished.jsonl", "quarantine.jsonl", "about.json"
+"""The rows get their name when all of them are there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoisedConfig:
+    """How the model is asked. Not published for xGen-MM: ours."""
+
+    noise: NoiseConfig = field(default_factory=NoiseConfig)
+    max_new_tokens: int = 256
+    """Of an answer. It is the likeliest one, token by token."""
+    batch_size: int = 8
+    """Prompts at a time."""
+
+
+def make_noised_preferences(
+    model: XGenMMForConditionalGeneration,
+    processor: XGenMMProcessor,
+    source: SourceConfig,
+    config: NoisedConfig,
+    folder: Path,
+    *,
+    seed: int,
+) -> SourceConfig:
+    """Answer every prompt of a source of preferences; gives the source of what was written.
+
+    Args:
+        model: Whose answers are wanted.
+        processor: The model's.
+        source: Gives preferences.
+        config: How to ask.
+        folder: Gets rows, pictures, and what was left out. One that was begun is gone on with.
+        seed: Of the noise.
+
+    Raises:
+        ConfigError: The folder was begun with other weights or settings; or the source gives no preferences.
+        DataError: No row is left.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    about = {"weights": fingerprint(model), "source": encode(source), "config": encode(config), "seed": seed}
+    _compare(folder / ABOUT, json.loads(json.dumps(about)))
+    if not (folder / ROWS).exists():
+        _Writer(model, processor, source, config, folder, seed).write()
+    return dataclasses.replace(
+        source, adapter="preference", path=str(folder / ROWS), images=str(folder / "images"), options={}
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """A row that can be asked about."""
+
+    sample: Preference
+    prompt: Example
+    """Its pictures are under noise."""
+
+
+class _Writer:
+    """One folder in the making."""
+
+    def __init__(
+        self,
+        model: XGenMMForConditionalGeneration,
+        processor: XGenMMProcessor,
+        source: SourceConfig,
+        config: NoisedConfig,
+        folder: Path,
+        seed: int,
+    ) -> None:
+        self.model = model
+        self.processor = processor
+        self.source = source
+        self.config = config
+        self.folder = folder
+        self.seed = seed
+        self.adapter = source.bind_adapter()
+        self.reader: Reader = open_reader(source.name, source.patterns, Path(source.images) if source.images else None)
+
+    def write(self) -> None:
+        """Answer what has no answer yet, batch by batch, and give the rows their name."""
+        size = self.config.batch_size
+        ids = [self.reader.row_id(index) for index in range(len(self.reader))]
+        done = {line["id"] for name in (UNFINISHED, FAULTS) for line in _whole_lines(self.folder / name)}
+        with progress(f"{self.source.name}: answers under noise", len(ids), "rows", done=len(done)) as tell:
+            for first in range(0, len(ids), size):
+                missing = set(ids[first : first + size]) - done
+                if missing:
+                    # All of a batch that a stop has cut: in what company a prompt is answered must not depend on that.
+                    self.answer(range(first, min(first + size, len(ids))), missing)
+                    tell(len(missing))
+        if not (self.folder / UNFINISHED).exists():
+            raise DataError(f'data set "{self.source.name}": no row is left; {self.folder / FAULTS} says why')
+        (self.folder / UNFINISHED).replace(self.folder / ROWS)
+
+    def answer(self, indices: Sequence[int], wanted: set[str]) -> None:
+        """Ask about some rows together, and write down those that are wanted."""
+        outcomes = [self.read(index) for index in indices]
+        asked = [outcome for outcome in outcomes if isinstance(outcome, _Asked)]
+        settings = GenerationConfig(max_new_tokens=self.config.max_new_tokens)
+        texts = continue_prompts(self.model, self.processor, [one.prompt for one in asked], settings) if asked else []
+        faults = [outcome for outcome in outcomes if isinstance(outcome, Fault)]
+        rows = []
+        for one, text in zip(asked, texts, strict=True):
+            try:
+                rows.append(self.row(one.sample, text))
+            except BadSample as error:
+                faults.append(
+                    Fault(source=self.source.name, id=one.sample.id, reason=error.reason, detail=error.detail)
+                )
+        _append(self.folder / FAULTS, [dataclasses.asdict(fault) for fault in faults if fault.id in wanted])
+        _append(self.folder / UNFINISHED, [row for row in rows if row["id"] in wanted])
+
+    def read(self, index: int) -> _Asked | Fault:
+        """A row as what the model is asked, or why it cannot be."""
+        row_id = self.reader.row_id(index)
+        try:
+            sample = self.adapter(self.reader.read(index), lambda _: 0)
+            if not isinstance(sample, Preference):
+                raise ConfigError(f'data set "{self.source.name}" gives no preferences, but {type(sample).__name__}')
+            prompt = self.processor.prompt(sample.prompt)
+        except BadSample as error:
+            return Fault(source=self.source.name, id=row_id, reason=error.reason, detail=error.detail)
+        except ImageError as error:
+            return Fault(source=self.source.name, id=row_id, reason=f"image_{error.reason}", detail=str(error))
+        except PromptTooLong as error:
+            return Fault(source=self.source.name, id=row_id, reason="text_too_long", detail=str(error))
+        pixels = noised(prompt.pixel_values, self.config.noise, keyed(self.seed, "noise", row_id))
+        return _Asked(sample=sample, prompt=dataclasses.replace(prompt, pixel_values=pixels))
+
+    def row(self, sample: Preference, answer: str) -> dict[str, Any]:
+        """A row of the adapter `preference`.
+
+        Raises:
+            BadSample: The answer is no text, or the preferred one.
+        """
+        not_blank(answer, "answer")
+        if answer.strip() == sample.chosen.strip():
+            raise BadSample("preference_identical", "the model gives the preferred answer under noise, too")
+        if [turn.role for turn in sample.prompt.turns] != ["user"]:
+            raise DataError(f"{sample.id}: a row of preferences has one question, and this prompt has more turns")
+        parts = sample.prompt.turns[0].parts
+        return {
+            "id": sample.id,
+            "image": [self.keep(part) for part in parts if isinstance(part, Picture)],
+            "prompt": "".join(part if isinstance(part, str) else MARKER for part in parts),
+            "chosen": sample.chosen,
+            "rejected": answer.strip(),
+        }
+
+    def keep(self, picture: Picture) -> str:
+        """The name of a picture in the folder; one that lies on the same disk is linked and takes no room."""
+        content = picture.source if isinstance(picture.source, bytes) else picture.source.read_bytes()
+        suffix = Path(picture.name).suffix.lower()
+        known = suffix.removeprefix(".") in PICTURE_SUFFIXES
+        name = hashlib.sha256(content).hexdigest()[:32] + (suffix if known else "")
+        path = self.folder / "images" / name
+        if path.exists():
+            return name
+        path.parent.mkdir(exist_ok=True)
+        aside = path.with_name(f"{name}.partial")
+        aside.unlink(missing_ok=True)
+        if isinstance(picture.source, bytes):
+            aside.write_bytes(content)
+        else:
+            try:
+                os.link(picture.source, aside)
+            except OSError:
+                shutil.copyfile(picture.source, aside)
+        aside.replace(path)
+        return name
+
+
+def _compare(path: Path, about: Mapping[str, Any]) -> None:
+    """Note what a folder is made of, or refuse to go on with something else."""
+    if not path.exists():
+        path.write_text(json.dumps(about, indent=1), encoding="utf-8")
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    if before != about:
+        different = ", ".join(name for name in about if before.get(name) != about[name])
+        raise ConfigError(f"{path.parent} holds answers of another {different}: remove it, or take another folder")
+
+
+def _whole_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file, and off with one that a stop has cut."""
+    lines = read_lines(path)
+    if path.exists():
+        whole = path.read_bytes().rfind(b"\n") + 1
+        os.truncate(path, whole)
+    return lines
+
+
+def _append(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    if not lines:
+        return
+    with path.open("a", encoding="utf-8") as file:
+        file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
