@@ -1,8 +1,10 @@
 """Fixtures that all tests share; the toy model and its helpers are in `toy`."""
 
 import os
+import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="xgenmm-tests-")  # indexes of data that tests make
 
 import pytest
 from toy import make_tokenizer, make_toy_model

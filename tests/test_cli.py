@@ -13,8 +13,8 @@ import yaml
 
 from xgenmm import __version__, cli
 from xgenmm.config import RECIPES, decode, override, read_yaml, to_yaml
-from xgenmm.data.loader import SourceConfig
 from xgenmm.data.quarantine import read_lines
+from xgenmm.data.source import SourceConfig
 from xgenmm.engines import noised_preferences
 from xgenmm.inference.load import load
 from xgenmm.starter.toy import COLOURS

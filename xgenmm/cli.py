@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from xgenmm import __version__
 
 if TYPE_CHECKING:
-    from xgenmm.data.loader import SourceConfig
+    from xgenmm.data.source import SourceConfig
     from xgenmm.inference.sampling import GenerationConfig
     from xgenmm.recipe import Recipe
 
@@ -166,7 +166,7 @@ def _data_fetch(options: argparse.Namespace) -> None:
 
 
 def _data_make_noised_preferences(options: argparse.Namespace) -> None:
-    from xgenmm.data.loader import SourceConfig
+    from xgenmm.data.source import SourceConfig
     from xgenmm.engines.noise import NoiseConfig
     from xgenmm.engines.noised_preferences import NoisedConfig, make_noised_preferences
     from xgenmm.inference.load import load

@@ -6,7 +6,6 @@ The only file that sees all parts. It puts them together; it has no loop of its 
 import dataclasses
 import json
 import logging
-import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -20,9 +19,13 @@ from transformers import AutoTokenizer
 from xgenmm.budget.settings import PlanConfig
 from xgenmm.config import ConfigError, decode, encode, nearest, read_recipe, read_yaml, shipped_recipes, to_yaml
 from xgenmm.costs.sharding import ParallelConfig
-from xgenmm.data.loader import BatchConfig, Loader, SourceConfig
+from xgenmm.data.files import find
+from xgenmm.data.loader import Loader, ReadConfig
+from xgenmm.data.memory import keep_freed_memory
+from xgenmm.data.mixture import MixtureConfig
 from xgenmm.data.permutation import keyed
-from xgenmm.data.readers import find_files
+from xgenmm.data.planner import BatchConfig
+from xgenmm.data.source import SourceConfig
 from xgenmm.engines.noised_preferences import NoisedConfig, make_noised_preferences
 from xgenmm.evaluation.watch import Watch, WatchConfig
 from xgenmm.inference.load import load
@@ -70,7 +73,9 @@ class StageConfig:
     init: str | None = None
     """Folder of weights to start from. By default those of the stage before; for the first one, `model`'s parts."""
     data: tuple[SourceConfig, ...]
-    """The mixture."""
+    """The data sets of the mixture."""
+    mixture: MixtureConfig = field(default_factory=MixtureConfig)
+    """How they share the steps."""
     batch: BatchConfig
     steps: int | None = None
     """Optimizer steps. Either this or `epochs`."""
@@ -122,6 +127,8 @@ class Recipe:
     """What a new model is made of; needed unless the first stage has `init`."""
     processor: dict[str, Any] = field(default_factory=dict)
     """Fields of `ProcessorConfig`, less `tile` and `tokens_per_tile`, which encoder and resampler say."""
+    reading: ReadConfig = field(default_factory=ReadConfig)
+    """How the machine reads data."""
     feature_cache: bool = False
     """Compute the frozen vision encoder's features of a tile once and keep them in the run's folder."""
     stages: tuple[StageConfig, ...]
@@ -254,7 +261,7 @@ def _check_stage(recipe: Recipe, stage: StageConfig) -> None:
         check_folder(Path(stage.init))
     for source in stage.data:
         source.bind_adapter()
-        find_files(source.name, source.patterns)
+        find(source.name, source.patterns)
 
 
 def run(recipe: Recipe, *, before_first: Hook | None = None, after_stage: Hook | None = None) -> list[StageResult]:
@@ -342,10 +349,20 @@ def _train(recipe: Recipe, number: int, precision: Precision) -> StageResult:
     pairs = isinstance(objective_config, DpoConfig)
     stage = dataclasses.replace(stage, data=_sources(recipe, stage, model, processor, precision))
     cached = isinstance(objective_config, DpoConfig) and objective_config.reference == "cached"
-    about = _about_reference(stage, model, processor, precision) if cached else {}
-    loader = Loader(stage.data, stage.batch, processor, pairs=pairs, seed=keyed(recipe.seed, stage.name))
-    steps = _number_of_steps(stage, loader)
+    keep_freed_memory()
+    loader = Loader(
+        stage.data,
+        stage.batch,
+        processor,
+        pairs=pairs,
+        seed=keyed(recipe.seed, stage.name),
+        mixture=stage.mixture,
+        epochs=stage.epochs,
+        reading=recipe.reading,
+    )
     loader.check()
+    steps = loader.planner.count_steps() if stage.steps is None else stage.steps
+    about = _about_reference(loader, model, processor, precision) if cached else {}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(keyed(recipe.seed, "lora", stage.name))
@@ -411,14 +428,13 @@ def _sources(
 
 
 def _about_reference(
-    stage: StageConfig, model: XGenMMForConditionalGeneration, processor: XGenMMProcessor, precision: Precision
+    loader: Loader, model: XGenMMForConditionalGeneration, processor: XGenMMProcessor, precision: Precision
 ) -> dict[str, Any]:
     """What cached log-probabilities depend on, beside the documents' tokens, which are part of their keys."""
-    files = [path for source in stage.data for path in find_files(source.name, source.patterns)]
     return {
         "weights": fingerprint(model),
-        "data": encode(stage)["data"],
-        "files": [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files],
+        "data": [[source.name, source.index.lengths.digest] for source in loader.sources],
+        "decode": loader.reading.decode,
         "processor": encode(processor.config),
         "precision": precision,
     }
@@ -460,15 +476,6 @@ def _initial_weights(recipe: Recipe, stage: StageConfig) -> Path | None:
 
 def _make_processor(tokenizer: Any, settings: Mapping[str, Any]) -> XGenMMProcessor:
     return XGenMMProcessor(tokenizer, decode(ProcessorConfig, dict(settings), "recipe.processor"))
-
-
-def _number_of_steps(stage: StageConfig, loader: Loader) -> int:
-    if stage.steps is not None:
-        return stage.steps
-    assert stage.epochs is not None
-    if loader.epoch_rows is None:
-        raise ConfigError(f"recipe.stages.{stage.name}: with weights, sources have no common epoch; give steps")
-    return math.ceil(stage.epochs * loader.epoch_rows / stage.batch.size)
 
 
 def _settle_precision(recipe: Recipe) -> Precision:
@@ -538,7 +545,8 @@ def _settings_that_matter(settings: Mapping[str, Any], number: int) -> dict[str,
         for stage in settings["stages"][: number + 1]
     }
     others = ("seed", "precision", "model", "processor", "feature_cache")
-    return _flatten({**{name: settings[name] for name in others}, "stages": stages})
+    decode_mode = settings["reading"]["decode"]
+    return _flatten({**{name: settings[name] for name in others}, "decode": decode_mode, "stages": stages})
 
 
 def _flatten(value: Any, place: str = "") -> dict[str, Any]:

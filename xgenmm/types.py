@@ -6,7 +6,7 @@ N images, S side of a tile in pixels, P vision patches of a tile, K latents (= v
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -23,11 +23,20 @@ class Grid:
     cols: int
 
 
+@runtime_checkable
+class Stored(Protocol):
+    """A file that lies somewhere else than on this machine."""
+
+    def read_bytes(self) -> bytes:
+        """The whole content; OSError where it cannot be had."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """An encoded image that nobody has opened yet: its bytes, or the path to them. Opened by `processor.images`."""
+    """An encoded image that nobody has opened yet: its bytes, or where they lie. Opened by `processor.images`."""
 
-    source: bytes | Path
+    source: bytes | Path | Stored
     name: str
     """What messages about this picture call it: a path, a member of a shard, a URL."""
 
@@ -49,6 +58,8 @@ class Document:
 
     id: str
     parts: tuple[Part, ...]
+    ends: bool = True
+    """Whether the last part is its end. Where not, no end of sequence is written, and none is learnt."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,8 @@ from xgenmm.cli import main
 from xgenmm.config import ConfigError, shipped_recipes
 from xgenmm.costs.gpus import find_gpu
 from xgenmm.costs.sharding import Mesh, ParallelConfig, mesh_of, traffic
-from xgenmm.data.loader import BatchConfig, SourceConfig
+from xgenmm.data.planner import BatchConfig
+from xgenmm.data.source import SourceConfig
 from xgenmm.model.lora import LoraConfig
 from xgenmm.model.resampler import ResamplerConfig
 from xgenmm.model.weights import ModelConfig

@@ -22,10 +22,10 @@ from xgenmm.config import ConfigError
 from xgenmm.data import fetch as fetching
 from xgenmm.data.adapters.fields import cache_name
 from xgenmm.data.fetch import FetchConfig, fetch
-from xgenmm.data.loader import SourceConfig
 from xgenmm.data.quarantine import DataError
-from xgenmm.data.readers import open_reader
 from xgenmm.data.scan import scan
+from xgenmm.data.shards import open_shards, rows_of
+from xgenmm.data.source import SourceConfig
 from xgenmm.data.sources import find_sources
 from xgenmm.web import WebConfig
 
@@ -269,7 +269,8 @@ def test_img2dataset_is_a_source(tmp_path):
     img2dataset(tmp_path / "shards", "https://example.org")
     (source,) = find_sources(str(tmp_path / "shards"))
     assert (source.adapter, source.path) == ("caption_pairs", (str(tmp_path / "shards" / "00000.tar"),))
-    assert len(open_reader(source.name, source.patterns)) == 2
+    (shard,) = open_shards(source.name, source.patterns)
+    assert len(list(shard.walk())) == 2
     summary = scan(tmp_path / "shards", tmp_path / "report.jsonl")
     assert (summary.files, summary.records, summary.quarantined) == (1, 2, 0)
 
@@ -303,8 +304,8 @@ def test_img2dataset_tables_and_folders_with_pictures(tmp_path):
     summary = fetch(find_sources(str(tmp_path / "files")), tmp_path / "cache", FetchConfig())
     assert (summary.rows, summary.copied) == (1, 1)
     (source,) = find_sources(str(tmp_path / "tables"))
-    reader = open_reader(source.name, source.patterns)
-    sample = source.bind_adapter()(reader.read(0), lambda _: 0)
+    (shard,) = open_shards(source.name, source.patterns)
+    sample = source.bind_adapter()(next(rows_of(source.name, shard)), lambda _: 0)
     assert sample.parts[0].source == JPEG
 
 

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from xgenmm.config import ConfigError
-from xgenmm.data.loader import BatchConfig, Loader, SourceConfig
+from xgenmm.data.listing import Listing
+from xgenmm.data.loader import Loader
+from xgenmm.data.planner import BatchConfig
 from xgenmm.data.quarantine import DataError, read_lines
-from xgenmm.data.readers import open_reader
+from xgenmm.data.source import SourceConfig
 from xgenmm.engines import noised_preferences
 from xgenmm.engines.noise import NoiseConfig, noised
 from xgenmm.engines.noised_preferences import NoisedConfig, make_noised_preferences
@@ -93,7 +95,7 @@ def answers(monkeypatch):
 @pytest.mark.usefixtures("answers")
 def test_rows_decode_as_preferences_with_the_same_prompt_and_pictures(model, toy_processor, source, tmp_path):
     made = make_noised_preferences(model, toy_processor, source, CONFIG, tmp_path / "made", seed=3)
-    before, after = (open_reader(one.name, one.patterns, Path(one.images)) for one in (source, made))
+    before, after = (Listing(one.name, one.patterns, Path(one.images)) for one in (source, made))
     good = [index for index in range(7) if index != 2]
     assert len(after) == 6
     for index, row in zip(good, range(6), strict=True):
@@ -112,7 +114,7 @@ def test_rows_decode_as_preferences_with_the_same_prompt_and_pictures(model, toy
 
 def test_the_model_looks_at_noise(model, toy_processor, source, answers, tmp_path):
     make_noised_preferences(model, toy_processor, source, CONFIG, tmp_path / "made", seed=3)
-    (first, *_), reader = answers[0], open_reader("pairs", source.patterns, Path(source.images))
+    (first, *_), reader = answers[0], Listing("pairs", source.patterns, Path(source.images))
     clean = toy_processor.prompt(source.bind_adapter()(reader.read(0), lambda _: 0).prompt)
     difference = first.pixel_values - CONFIG.noise.kept**0.5 * clean.pixel_values
     assert difference.std().item() == pytest.approx((1 - CONFIG.noise.kept) ** 0.5, rel=0.05)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from xgenmm.data.adapters import ADAPTERS
 from xgenmm.data.adapters.choosing import pick
-from xgenmm.data.readers import open_reader
+from xgenmm.data.shards import open_shards, rows_of
 from xgenmm.starter import tasks
 from xgenmm.starter.build import safety, several, write_held_out_sets, write_training_sets
 from xgenmm.starter.pictures import Item
@@ -64,9 +64,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_every_training_set_is_read_by_its_adapter(folder: Path, file: str, adapter: str, kind: type):
-    reader = open_reader("set", [str(folder / file)])
-    assert not reader.faults
-    samples = [ADAPTERS[adapter](reader.read(number), pick(0)) for number in range(len(reader))]
+    (shard,) = open_shards("set", [str(folder / file)])
+    samples = [ADAPTERS[adapter](row, pick(0)) for row in rows_of("set", shard)]
     assert {type(sample) for sample in samples} == {kind}
 
 

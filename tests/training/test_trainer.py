@@ -13,8 +13,10 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from xgenmm.data.loader import BatchConfig, Loader, SourceConfig
+from xgenmm.data.loader import Loader
+from xgenmm.data.planner import BatchConfig
 from xgenmm.data.quarantine import DataError, read_lines
+from xgenmm.data.source import SourceConfig
 from xgenmm.model.lora import LoraConfig
 from xgenmm.model.resampler import ResamplerConfig
 from xgenmm.model.weights import ModelConfig, assemble
@@ -74,7 +76,9 @@ def make_trainer(toy_folder, toy_processor, make_model):
             name="test",
             model=model,
             objective=OBJECTIVES[objective]().build(model),
-            loader=Loader([source], BatchConfig(**{"size": 4, **batch}), toy_processor, pairs=pairs, seed=seed),
+            loader=Loader(
+                [source], BatchConfig(**{"size": 4, "micro": 4, **batch}), toy_processor, pairs=pairs, seed=seed
+            ),
             config=TrainerConfig(
                 steps=steps,
                 seed=seed,
@@ -157,26 +161,26 @@ def test_the_loss_is_the_mean_over_supervised_tokens(make_trainer, tmp_path):
     """By the model's own mean over one batch of all rows, where short rows weigh less than long ones."""
     trainer = make_trainer(tmp_path, size=8, micro=3)
     sums, _ = gradients(trainer)
-    whole = next(iter(make_trainer(tmp_path, size=8).loader.steps(0, 1))).batches[0]
+    (whole,) = next(iter(make_trainer(tmp_path, size=8, micro=8).loader.steps(0, 1))).batches
     with torch.no_grad():
         output = trainer.model(**whole.inputs(), targets=whole.labels[None])
     assert sums.loss / sums.count == pytest.approx(output.loss.item(), rel=1e-6)
 
 
-@pytest.fixture(scope="module", params=[1, 3])
+@pytest.fixture(scope="module", params=[{"size": 4}, {"size": None, "rows": 2, "tokens": 128}], ids=["size", "rows"])
 def straight(request, make_trainer, tmp_path_factory):
-    """A run without interruption, and the length of its data windows."""
-    trainer = make_trainer(tmp_path_factory.mktemp("straight"), window=request.param)
+    """A run without interruption, and what its steps hold."""
+    trainer = make_trainer(tmp_path_factory.mktemp("straight"), **request.param)
     trainer.run()
     return trainer, request.param
 
 
 @pytest.mark.parametrize("stop", [1, 2, 3, 5])
 def test_resume_is_no_interruption(make_trainer, tmp_path, straight, stop):
-    whole, window = straight
+    whole, batch = straight
     with pytest.raises(Killed):
-        make_trainer(tmp_path, window=window, after_step=killed_after(stop)).run()
-    resumed = make_trainer(tmp_path, window=window)
+        make_trainer(tmp_path, **batch, after_step=killed_after(stop)).run()
+    resumed = make_trainer(tmp_path, **batch)
     resumed.run()
     assert same(weights(whole), weights(resumed))
     assert metrics(tmp_path) == metrics(whole.folder)
@@ -470,20 +474,27 @@ def test_a_full_disk_under_the_feature_cache_is_told_as_one(make_trainer, make_m
         make_trainer(tmp_path, model=model).run()
 
 
+def cut_picture(folder):
+    """A picture without its last pixels: its header, which an index looks at, is whole."""
+    whole = (folder / "images" / "red-square.png").read_bytes()
+    (folder / "images" / "cut.png").write_bytes(whole[:-30])
+    return "images/cut.png"
+
+
 def test_bad_rows_are_written_down_and_make_the_step_smaller(make_trainer, tmp_path, toy_folder):
     rows = json.loads((toy_folder / "instructions.json").read_text())[:8]
     for row in rows:
         row["image"] = str(row["image"])
-    rows[3]["image"] = "images/none.png"
+    rows[3]["image"] = cut_picture(toy_folder)
     path = toy_folder / "broken.json"
     path.write_text(json.dumps(rows))
     for folder in (tmp_path / "one", tmp_path / "two"):
         make_trainer(folder, path="broken.json", size=8, steps=3).run()
         assert [line["samples"] for line in metrics(folder)] == [7, 7, 7]
         (line,) = read_lines(folder / "quarantine.jsonl")
-        assert (line["step"], line["id"], line["reason"]) == (0, "toy/broken.json:3", "image_missing")
+        assert (line["step"], line["id"], line["reason"]) == (0, "toy/broken.json:3", "image_truncated")
         report = json.loads((folder / "data_report.json").read_text())["toy"]
-        assert (report["rows"], report["samples"], report["dropped"]) == (24, 21, {"image_missing": 3})
+        assert (report["rows"], report["samples"], report["dropped"]) == (24, 21, {"image_truncated": 3})
     # a step whose only row is bad passes without an update
     make_trainer(tmp_path / "three", path="broken.json", size=1, steps=8).run()
     assert [line["loss"] is None for line in metrics(tmp_path / "three")].count(True) == 1
@@ -492,9 +503,9 @@ def test_bad_rows_are_written_down_and_make_the_step_smaller(make_trainer, tmp_p
 
 def test_too_many_bad_rows_stop_the_run(make_trainer, tmp_path, toy_folder):
     rows = json.loads((toy_folder / "instructions.json").read_text())[:8]
-    rows[0]["image"] = rows[1]["image"] = "images/none.png"
+    rows[0]["image"] = rows[1]["image"] = cut_picture(toy_folder)
     (toy_folder / "bad.json").write_text(json.dumps(rows))
-    with pytest.raises(DataError, match=r"more than 5% .*\n  toy: \d+ of 2\d\d rows unusable \(\d+ image_missing\)"):
+    with pytest.raises(DataError, match=r"more than 5% .*\n  toy: \d+ of 2\d\d unusable \(\d+ image_truncated\)"):
         make_trainer(tmp_path, path="bad.json", size=32, steps=20).run()
     (toy_folder / "bad.json").unlink()
 

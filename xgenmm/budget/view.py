@@ -58,8 +58,8 @@ class BatchView:
     tokens: int | None = None
     tiles: int | None = None
     micro: int = 1
-    window: Any = None
     max_bad: Any = None
+    warn_bad: Any = None
 
     def __post_init__(self) -> None:
         if (self.size is None) == (self.rows is None):
@@ -91,6 +91,7 @@ class StageView:
     name: str
     init: str | None = None
     data: tuple[SourceView, ...]
+    mixture: Any = None
     batch: BatchView
     steps: int | None = None
     epochs: float | None = None
@@ -114,6 +115,7 @@ class RecipeView:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     model: ModelView | None = None
     processor: dict[str, Any] = field(default_factory=dict)
+    reading: Any = None
     feature_cache: Any = None
     stages: tuple[StageView, ...]
     toy: str | None = None

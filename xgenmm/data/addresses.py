@@ -10,8 +10,8 @@ from xgenmm.data.adapters import Adapter
 from xgenmm.data.adapters.captions import ADDRESSES, row_picture
 from xgenmm.data.adapters.choosing import Asked
 from xgenmm.data.adapters.fields import cache_name, json_member
+from xgenmm.data.pictures import pictures_of
 from xgenmm.data.readers import PICTURE_SUFFIXES, Row
-from xgenmm.data.scan import pictures_of
 from xgenmm.data.schemas import schema_of_row
 
 WEB = ("http://", "https://")
@@ -36,7 +36,7 @@ def wanted_of(row: Row, adapter: Adapter, cache: Path) -> Iterator[Wanted]:
         BadSample: The row cannot be used, so its pictures are not worth fetching.
     """
     row = dataclasses.replace(row, root=cache)
-    brought = _brought(row)
+    brought = _brought(row, cache)
     if brought is not None:
         yield brought
         return
@@ -59,7 +59,7 @@ def _is_nothing_but_address(fields: Mapping[str, Any]) -> bool:
     return bool(fields.keys() & set(ADDRESSES)) and schema_of_row(fields, Path()) is None
 
 
-def _brought(row: Row) -> Wanted | None:
+def _brought(row: Row, cache: Path) -> Wanted | None:
     """The picture of img2dataset's shards, folders and tables, in which picture and address stand side by side."""
     content = next((row.fields[name] for name in PICTURE_SUFFIXES if row.fields.get(name) is not None), None)
     if not isinstance(content, bytes | Path):
@@ -67,4 +67,4 @@ def _brought(row: Row) -> Wanted | None:
     url = json_member(row, "json").get("url") if "json" in row.fields else row.fields.get("url")
     if not isinstance(url, str) or not url.startswith(WEB):
         return None
-    return Wanted(url=url, file=row.root / cache_name(url), row=row.id, content=content)
+    return Wanted(url=url, file=cache / cache_name(url), row=row.id, content=content)

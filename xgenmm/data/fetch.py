@@ -19,11 +19,11 @@ from typing import Any
 from xgenmm.config import ConfigError
 from xgenmm.data.addresses import Wanted, wanted_of
 from xgenmm.data.hosts import HostQueue
-from xgenmm.data.loader import SourceConfig
-from xgenmm.data.quarantine import BadSample, DataError, read_lines
-from xgenmm.data.readers import open_reader
+from xgenmm.data.pictures import MAX_PIXELS
+from xgenmm.data.quarantine import BadSample, DataError, Fault, read_lines
 from xgenmm.data.robots import EVERYTHING, NOTHING, Robots, parse_robots, refusal
-from xgenmm.data.scan import MAX_PIXELS
+from xgenmm.data.shards import open_shards, rows_of
+from xgenmm.data.source import SourceConfig
 from xgenmm.processor.images import ImageError, check_image
 from xgenmm.progress import progress
 from xgenmm.types import Picture
@@ -129,19 +129,22 @@ def fetch(sources: Sequence[SourceConfig], output: Path, config: FetchConfig) ->
 
 def _read(source: SourceConfig, cache: Path, run: "_Run") -> None:
     """Put what a source names into the queue."""
-    reader, adapter = open_reader(source.name, source.patterns, cache), source.bind_adapter()
-    for fault in reader.faults:
-        log.warning("%s: %s: %s", fault.id, fault.reason, fault.detail)
-    with progress(f"fetch {source.name}", len(reader), "rows") as advance:
-        for index in range(len(reader)):
-            if run.error is not None:
-                return
-            try:
-                for wanted in wanted_of(reader.read(index), adapter, cache):
-                    run.want(wanted)
-            except BadSample as error:
-                run.leave_out(reader.row_id(index), error)
-            run.summary.rows += 1
+    adapter = source.bind_adapter()
+    shards = open_shards(source.name, source.patterns, cache)
+    with progress(f"fetch {source.name}", len(shards), "files") as advance:
+        for shard in shards:
+            for item in rows_of(source.name, shard):
+                if run.error is not None:
+                    return
+                if isinstance(item, Fault):
+                    log.warning("%s: %s: %s", item.id, item.reason, item.detail)
+                    continue
+                try:
+                    for wanted in wanted_of(item, adapter, cache):
+                        run.want(wanted)
+                except BadSample as error:
+                    run.leave_out(item.id, error)
+                run.summary.rows += 1
             advance(1)
 
 

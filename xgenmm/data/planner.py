@@ -42,7 +42,9 @@ class BatchConfig:
     micro: int = 1
     """Rows of one forward pass. Changes memory and speed, not the result."""
     max_bad: float = 0.05
-    """Share of unusable rows of one source above which the run stops."""
+    """Share of unusable documents of one source above which the run stops."""
+    warn_bad: float = 0.001
+    """Share above which it warns."""
 
     def __post_init__(self) -> None:
         if (self.size is None) == (self.rows is None):
@@ -88,7 +90,7 @@ class Planner(Iterator[StepPlan]):
         Args:
             sources: The mixture.
             mixture: How it is mixed.
-            batch: What a step holds; `micro` and `max_bad` have no part in a plan.
+            batch: What a step holds; `micro`, `max_bad` and `warn_bad` have no part in a plan.
             seed: Of order, choice and subsets.
             max_tokens: Positions of a row where `batch.tokens` says nothing.
             tokens_per_tile: Vision tokens of a tile, to tell text from vision in the statistics.

@@ -5,6 +5,7 @@ detail}, and for a damaged file `lost`, the number of records that it cost, wher
 that training counts (docs/data.md). The report does not depend on the number of workers.
 """
 
+import itertools
 import json
 import logging
 import os
@@ -18,40 +19,20 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from xgenmm.config import ConfigError
 from xgenmm.data.adapters import ADAPTERS
 from xgenmm.data.adapters.choosing import pick
+from xgenmm.data.pictures import INTERLEAVED, MAX_PIXELS, look_at, pictures_of
 from xgenmm.data.quarantine import BadSample
-from xgenmm.data.readers import (
-    PICTURE_SUFFIXES,
-    Row,
-    as_object,
-    index_tar,
-    json_elements,
-    json_line,
-    lines_of,
-    read_row_group,
-    tsv_fields,
-)
-from xgenmm.data.schemas import AUTO, adapter_name, schema_of_name, schema_of_rows
-from xgenmm.processor.images import ImageError, check_image
+from xgenmm.data.readers import PICTURE_SUFFIXES, Row
+from xgenmm.data.schemas import AUTO, LOOKED_AT, adapter_name, schema_of_name, schema_of_rows
+from xgenmm.data.shards import SHARDS, Damage, Record, Shard, open_shards
+from xgenmm.processor.images import check_image
 from xgenmm.progress import progress
-from xgenmm.types import Document, Picture, Preference, Sample
+from xgenmm.types import Picture
 
 log = logging.getLogger(__name__)
 
-MAX_PIXELS = 100_000_000
-"""Larger pictures are refused from their header."""
-MIN_SIDE = 8
-MAX_ASPECT = 20.0
-"""Longer side by shorter one, for captioned pictures."""
-CAPTIONED = ("caption_pairs", "caption_rows", "kale", "ocr", "grounding", "visual_genome")
-"""Adapters whose pictures may not be strips."""
-INTERLEAVED = ("mint", "interleaved_rows")
-"""Adapters of documents, in which a bad picture falls out alone."""
 TABLES = (".json", ".jsonl", ".ndjson", ".parquet", ".tsv")
 OK, QUARANTINE = "ok", "quarantine"
 
@@ -178,18 +159,10 @@ def _tells_of_a_shard(table: Path) -> bool:
 
 def scan_file(path: Path, schema: str = AUTO, images: Path | None = None) -> Iterator[Finding]:
     """The findings of one file, in its own order; see `scan`."""
-    suffix = path.suffix.lower()
-    if suffix == ".tar":
-        return _scan_tar(path, schema)
-    if suffix == ".parquet":
-        return _scan_parquet(path, schema, images)
-    if suffix == ".json":
-        return _scan_json(path, schema, images)
-    if suffix in (".jsonl", ".ndjson"):
-        return _scan_lines(path, schema, images, json_line)
-    if suffix == ".tsv":
-        return _scan_lines(path, schema, images, tsv_fields)
-    return _scan_picture(path)
+    if path.suffix.lower() not in SHARDS:
+        return _scan_picture(path)
+    (shard,) = open_shards(str(path), [str(path)], images)
+    return _scan_tar(path, shard, schema) if path.suffix.lower() == ".tar" else _scan_table(path, shard, schema, images)
 
 
 def judge(row: Row, adapter: str, *, roots: Sequence[Path] = ()) -> tuple[str, str]:
@@ -211,75 +184,34 @@ def judge(row: Row, adapter: str, *, roots: Sequence[Path] = ()) -> tuple[str, s
         return "json_invalid", "nested too deeply"
 
 
-def pictures_of(sample: Sample) -> list[Picture]:
-    """All pictures of a sample."""
-    if isinstance(sample, Preference):
-        sample = sample.prompt
-    turns = [sample.parts] if isinstance(sample, Document) else [turn.parts for turn in sample.turns]
-    return [part for parts in turns for part in parts if isinstance(part, Picture)]
-
-
 def _judge_pictures(pictures: Sequence[Picture], adapter: str, roots: Sequence[Path]) -> tuple[str, str]:
-    faults, looked_at, absent = [], 0, 0
-    for picture in pictures:
-        if isinstance(picture.source, Path):
-            if _is_not_fetched(picture, picture.source):
-                absent += 1
-                continue
-            _stay_inside(picture, picture.source, roots)
-        looked_at += 1
-        try:
-            width, height = check_image(picture, MAX_PIXELS)
-        except ImageError as error:
-            faults.append((f"image_{error.reason}", str(error)))
-            continue
-        if min(width, height) < MIN_SIDE:
-            faults.append(("image_too_small", f"{picture.name}: {width} x {height} pixels"))
-        elif adapter in CAPTIONED and max(width, height) > MAX_ASPECT * min(width, height):
-            faults.append(("image_aspect", f"{picture.name}: {width} x {height} pixels"))
+    looked = look_at(pictures, adapter, lambda picture: check_image(picture, MAX_PIXELS), roots)
+    faults = list(looked.failed.values())
     if adapter in INTERLEAVED:
-        if looked_at and len(faults) == looked_at and not absent:
-            return "all_images_failed", "; ".join(detail for _, detail in faults)
-        return "", f"{len(faults)} of {looked_at} pictures fall out: {faults[0][1]}" if faults else ""
+        if looked.looked_at and len(faults) == looked.looked_at and not looked.absent:
+            return "all_images_failed", "; ".join(fault.detail for fault in faults)
+        return "", f"{len(faults)} of {looked.looked_at} pictures fall out: {faults[0].detail}" if faults else ""
     if faults:
-        return faults[0]
-    return "", f"{absent} pictures are not fetched" if absent else ""
-
-
-def _is_not_fetched(picture: Picture, source: Path) -> bool:
-    return picture.name.startswith(("http://", "https://")) and not source.exists()
-
-
-def _stay_inside(picture: Picture, source: Path, roots: Sequence[Path]) -> None:
-    if roots and source.exists():
-        real = source.resolve()
-        if not any(root.resolve() in real.parents for root in roots):
-            raise BadSample("path_escape", f"{picture.name} is a link that leads to {real}")
+        return faults[0].reason, faults[0].detail
+    return "", f"{len(looked.absent)} pictures are not fetched" if looked.absent else ""
 
 
 # ---- kinds of files ----
 
 
-def _scan_tar(path: Path, schema: str) -> Iterator[Finding]:
-    name = str(path)
-    rows, faults = index_tar(path)
+def _scan_tar(path: Path, shard: Shard, schema: str) -> Iterator[Finding]:
+    name, told = str(path), set()
     fallback = adapter_name(schema) if schema != AUTO else None
-    with path.open("rb") as file:
-        for key, members in rows.items():
-            fields: dict[str, Any] = {}
-            for extension, (offset, size) in members.items():
-                file.seek(offset)
-                fields[extension] = file.read(size)
-            adapter = fallback or ("mint" if is_document(fields, path) else "caption_pairs")
-            reason, detail = judge(Row(id=key, fields=fields, root=path.parent), adapter)
-            yield _record(name, key, reason, detail)
-    told = set()
-    for key, reason, detail in faults:
-        if key == "":
-            yield Finding(path=name, kind="shard", key="", status=QUARANTINE, reason=reason, detail=detail)
-        elif (key, reason) not in told:
-            told.add((key, reason))
-            yield _record(name, key, reason, detail)
+    for item in shard.walk():
+        if isinstance(item, Damage):
+            yield _damage(name, item)
+        elif item.fields is not None:
+            adapter = fallback or ("mint" if is_document(item.fields, path) else "caption_pairs")
+            row = Row(id=item.key, fields=item.fields, root=path.parent)
+            yield _record(name, item.key, *judge(row, adapter))
+        elif (item.key, item.reason) not in told:
+            told.add((item.key, item.reason))
+            yield _record(name, item.key, item.reason, item.detail)
 
 
 def is_document(fields: dict[str, Any], path: Path) -> bool:
@@ -291,88 +223,20 @@ def is_document(fields: dict[str, Any], path: Path) -> bool:
     return tiff and "txt" not in fields and (schema_of_name(path) == "interleaved_rows" or "json" in fields)
 
 
-def _scan_parquet(path: Path, schema: str, images: Path | None) -> Iterator[Finding]:
+def _scan_table(path: Path, shard: Shard, schema: str, images: Path | None) -> Iterator[Finding]:
     name, root = str(path), images or path.parent
-    try:
-        metadata = pq.read_metadata(path)
-    except (OSError, pa.ArrowException) as error:
-        yield Finding(
-            path=name, kind="shard", key="", status=QUARANTINE, reason="parquet_corrupt", detail=_short(error)
-        )
-        return
-    if not metadata.num_rows:
-        yield Finding(
-            path=name, kind="shard", key="", status=QUARANTINE, reason="shard_empty", detail="no row in it", lost=0
-        )
-        return
-    adapter, first = None if schema == AUTO else adapter_name(schema), 0
-    for group in range(metadata.num_row_groups):
-        count = metadata.row_group(group).num_rows
-        try:
-            table = read_row_group(path, group)
-        except BadSample as error:
-            yield Finding(
-                path=name,
-                kind="shard",
-                key="",
-                status=QUARANTINE,
-                reason=error.reason,
-                detail=f"rows {first} to {first + count - 1}: {_short(error.detail)}",
-                lost=count,
-            )
-        else:
-            if adapter is None:
-                adapter = schema_of_rows(table.slice(0, 50).to_pylist(), path)
-            for place in range(table.num_rows):
-                fields = table.slice(place, 1).to_pylist()[0]
-                yield _judged_row(name, str(first + place), fields, adapter, root)
-        first += count
-
-
-def _scan_json(path: Path, schema: str, images: Path | None) -> Iterator[Finding]:
-    name, root = str(path), images or path.parent
-    rows, (reason, detail) = json_elements(path.read_bytes())
+    items = shard.walk()
+    first = list(itertools.islice(items, LOOKED_AT))
+    rows = [item.fields for item in first if isinstance(item, Record)]
     adapter = schema_of_rows(rows, path) if schema == AUTO else adapter_name(schema)
-    for number, fields in enumerate(rows):
-        yield _judged_row(name, str(number), fields, adapter, root)
-    if reason:
-        yield Finding(path=name, kind="shard", key="", status=QUARANTINE, reason=reason, detail=_short(detail))
-    elif not rows:
-        yield Finding(
-            path=name, kind="shard", key="", status=QUARANTINE, reason="shard_empty", detail="an empty list", lost=0
-        )
-
-
-def _scan_lines(
-    path: Path, schema: str, images: Path | None, parse: Callable[[bytes], dict[str, Any]]
-) -> Iterator[Finding]:
-    name, root = str(path), images or path.parent
-    adapter = schema_of_rows(_parsed_lines(path, parse), path) if schema == AUTO else adapter_name(schema)
-    empty = True
-    with path.open("rb") as file:
-        for number, offset, size in lines_of(path):
-            empty = False
-            file.seek(offset)
-            try:
-                fields = parse(file.read(size))
-            except BadSample as error:
-                yield _record(name, f"line{number}", error.reason, error.detail)
-            else:
-                yield _judged_row(name, f"line{number}", fields, adapter, root)
-    if empty:
-        yield Finding(
-            path=name, kind="shard", key="", status=QUARANTINE, reason="shard_empty", detail="no line in it", lost=0
-        )
-
-
-def _parsed_lines(path: Path, parse: Callable[[bytes], dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    with path.open("rb") as file:
-        for _, offset, size in lines_of(path):
-            file.seek(offset)
-            try:
-                yield parse(file.read(size))
-            except BadSample:
-                continue
+    for item in itertools.chain(first, items):
+        if isinstance(item, Damage):
+            yield _damage(name, item)
+        elif item.fields is None:
+            yield _record(name, item.key, item.reason, item.detail)
+        else:
+            row = Row(id=item.key, fields=item.fields, root=root)
+            yield _record(name, item.key, *judge(row, adapter, roots=(root,)))
 
 
 def _scan_picture(path: Path) -> Iterator[Finding]:
@@ -391,12 +255,16 @@ def _escaped(stem: str) -> str:
     return "".join(f"[{character}]" if character in "*?[" else character for character in stem)
 
 
-def _judged_row(name: str, key: str, fields: Any, adapter: str, root: Path) -> Finding:
-    try:
-        row = Row(id=key, fields=as_object(fields), root=root)
-    except BadSample as error:
-        return _record(name, key, error.reason, error.detail)
-    return _record(name, key, *judge(row, adapter, roots=(root,)))
+def _damage(path: str, damage: Damage) -> Finding:
+    return Finding(
+        path=path,
+        kind="shard",
+        key="",
+        status=QUARANTINE,
+        reason=damage.reason,
+        detail=_short(damage.detail),
+        lost=damage.lost,
+    )
 
 
 def _record(path: str, key: str, reason: str, detail: str) -> Finding:

@@ -3,19 +3,15 @@
 import glob
 import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from xgenmm.config import ConfigError
-from xgenmm.data.loader import SourceConfig
-from xgenmm.data.quarantine import BadSample
-from xgenmm.data.readers import json_elements, json_line, lines_of, tsv_fields
 from xgenmm.data.scan import TABLES, find_data, is_document
 from xgenmm.data.schemas import AUTO, LOOKED_AT, adapter_name, schema_of_rows
+from xgenmm.data.shards import Record, open_shards
+from xgenmm.data.source import SourceConfig
 from xgenmm.data.tar import TarMember, walk_tar
 
 MOST_MEMBERS = 64
@@ -65,26 +61,9 @@ def adapter_of_file(path: Path) -> str:
 
 def first_rows(path: Path) -> list[Any]:
     """Some rows from the beginning of a table; fewer, or none, where it is damaged."""
-    suffix = path.suffix.lower()
-    if suffix == ".parquet":
-        try:
-            with pq.ParquetFile(path) as file:
-                return next((batch.to_pylist() for batch in file.iter_batches(batch_size=LOOKED_AT)), [])
-        except (OSError, pa.ArrowException):
-            return []
-    if suffix == ".json":
-        return json_elements(path.read_bytes())[0]
-    return list(itertools.islice(_parsed(path, tsv_fields if suffix == ".tsv" else json_line), LOOKED_AT))
-
-
-def _parsed(path: Path, parse: Any) -> Iterator[Any]:
-    with path.open("rb") as file:
-        for _, offset, size in lines_of(path):
-            file.seek(offset)
-            try:
-                yield parse(file.read(size))
-            except BadSample:
-                continue
+    (shard,) = open_shards(str(path), [str(path)])
+    found = itertools.islice(shard.walk(), LOOKED_AT)
+    return [item.fields for item in found if isinstance(item, Record) and item.fields is not None]
 
 
 def _first_sample(path: Path) -> dict[str, bytes]:
@@ -92,7 +71,7 @@ def _first_sample(path: Path) -> dict[str, bytes]:
     fields: dict[str, bytes] = {}
     first = None
     with path.open("rb") as file:
-        for entry in itertools.islice(walk_tar(path), MOST_MEMBERS):
+        for entry in itertools.islice(walk_tar(file, path.stat().st_size), MOST_MEMBERS):
             if not isinstance(entry, TarMember) or not entry.is_file:
                 continue
             first = first or entry.key

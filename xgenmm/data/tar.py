@@ -9,8 +9,9 @@ Source: POSIX.1-2001, "pax interchange format"; GNU tar manual, "Basic Tar Forma
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from pathlib import PurePosixPath
+
+from xgenmm.data.files import BinaryFile
 
 BLOCK = tarfile.BLOCKSIZE
 PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
@@ -62,20 +63,18 @@ class TarDamage:
     detail: str
 
 
-def walk_tar(path: Path) -> Iterator[TarMember | TarDamage]:
+def walk_tar(file: BinaryFile, size: int) -> Iterator[TarMember | TarDamage]:
     """Members in order, and damages where they are met.
 
     Names that begin with a dot are left out: macOS puts `._NAME` beside every `NAME`.
     """
-    size = path.stat().st_size
     if size == 0:
         yield TarDamage(reason="shard_empty", detail="the file has no bytes")
         return
-    with path.open("rb") as file:
-        yield from _walk(file, size)
+    yield from _walk(file, size)
 
 
-def _walk(file: BinaryIO, size: int) -> Iterator[TarMember | TarDamage]:
+def _walk(file: BinaryFile, size: int) -> Iterator[TarMember | TarDamage]:
     place, long_name, anything, ended = 0, None, False, False
     while place < size:
         file.seek(place)
@@ -112,7 +111,7 @@ def _walk(file: BinaryIO, size: int) -> Iterator[TarMember | TarDamage]:
         yield TarDamage(reason="archive_truncated", detail="the end blocks are missing: members may be, too")
 
 
-def _lost(file: BinaryIO, place: int, size: int, block: bytes) -> tuple[TarDamage, int]:
+def _lost(file: BinaryFile, place: int, size: int, block: bytes) -> tuple[TarDamage, int]:
     """A header that is none, and where the next whole one begins (or the end)."""
     following = _next_header(file, place + BLOCK, size)
     end = size if following is None else following
@@ -145,7 +144,7 @@ def _has_contents(header: tarfile.TarInfo) -> bool:
     return header.isreg() or header.type in _EXTENSIONS or header.type not in tarfile.SUPPORTED_TYPES
 
 
-def _next_header(file: BinaryIO, place: int, size: int) -> int | None:
+def _next_header(file: BinaryFile, place: int, size: int) -> int | None:
     """Where the next whole header begins."""
     while place + BLOCK <= size:
         file.seek(place)
@@ -156,7 +155,7 @@ def _next_header(file: BinaryIO, place: int, size: int) -> int | None:
     return None
 
 
-def _long_name(file: BinaryIO, header: tarfile.TarInfo, start: int) -> str | None:
+def _long_name(file: BinaryFile, header: tarfile.TarInfo, start: int) -> str | None:
     """The next member's name, if this extension gives one."""
     if header.size > _LONGEST_EXTENSION or header.type in (tarfile.GNUTYPE_LONGLINK, tarfile.XGLTYPE):
         return None

@@ -18,10 +18,11 @@ from typing import Any
 from xgenmm.config import ConfigError, encode
 from xgenmm.data.adapters.conversations import MARKER
 from xgenmm.data.adapters.fields import not_blank
-from xgenmm.data.loader import SourceConfig
+from xgenmm.data.listing import Listing
 from xgenmm.data.permutation import keyed
 from xgenmm.data.quarantine import BadSample, DataError, Fault, read_lines
-from xgenmm.data.readers import PICTURE_SUFFIXES, Reader, open_reader
+from xgenmm.data.readers import PICTURE_SUFFIXES
+from xgenmm.data.source import SourceConfig
 from xgenmm.engines.noise import NoiseConfig, noised
 from xgenmm.inference.generate import GenerationConfig, continue_prompts
 from xgenmm.model.feature_cache import fingerprint
@@ -107,7 +108,7 @@ class _Writer:
         self.folder = folder
         self.seed = seed
         self.adapter = source.bind_adapter()
-        self.reader: Reader = open_reader(source.name, source.patterns, Path(source.images) if source.images else None)
+        self.reader = Listing(source.name, source.patterns, Path(source.images) if source.images else None)
 
     def write(self) -> None:
         """Answer what has no answer yet, batch by batch, and give the rows their name."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 from PIL import Image, UnidentifiedImageError
 
 from xgenmm.processor.jpeg import damage_of
@@ -75,17 +76,23 @@ class PictureFile:
         """
         self.name = picture.name
         with _told(self.name):
-            self._image = _open_header(picture)
+            self._content = _read(picture)
+            self._image = _open_header(picture.name, self._content)
             width, height = self._image.size
             if width * height > max_pixels:
                 text = f"{width} x {height} pixels, the limit is {max_pixels} in all"
                 raise ImageError(self.name, "too_large", text)
-            self._orientation = _orientation_in_header(self._image)
+            self._orientation = _orientation_in_header(self._image, self._content)
         self.size = (height, width) if self._on_its_side else (width, height)
         """Width and height in pixels of the upright picture."""
         self.mode = self._image.mode
         """Pillow's name for how a pixel is stored."""
         self.is_jpeg = self._image.format in ("JPEG", "MPO")
+
+    @property
+    def digest(self) -> str:
+        """Of the file's bytes: equal files have equal ones."""
+        return xxhash.xxh3_64(self._content).hexdigest()
 
     @property
     def _on_its_side(self) -> bool:
@@ -113,6 +120,8 @@ class PictureFile:
             ImageError: It is damaged.
         """
         self._load(lambda image: image)
+        if self.is_jpeg and (damage := damage_of(self._content)):
+            raise ImageError(self.name, "corrupt", f"damaged picture: {damage}")
 
     def _load(self, use: Callable[[Image.Image], Image.Image]) -> Image.Image:
         with _told(self.name), self._image as image:
@@ -151,10 +160,6 @@ def check_image(picture: Picture, max_pixels: int = MAX_PIXELS) -> tuple[int, in
     """
     file = PictureFile(picture, max_pixels)
     file.verify()
-    if file.is_jpeg:
-        content = picture.source if isinstance(picture.source, bytes) else picture.source.read_bytes()
-        if damage := damage_of(content):
-            raise ImageError(picture.name, "corrupt", f"damaged picture: {damage}")
     return file.size
 
 
@@ -217,22 +222,26 @@ def _picture_of_text(text: str) -> Picture:
     return Picture(source=Path(text) if data is None else data, name=name)
 
 
-def _open_header(picture: Picture) -> Image.Image:
+def _read(picture: Picture) -> bytes:
     source = picture.source
     if isinstance(source, Path) and not os.path.isfile(source):  # a named pipe, for one, would be read for ever
         raise ImageError(picture.name, "missing", "there is no such file")
     try:
-        data = source.read_bytes() if isinstance(source, Path) else source
+        data = source if isinstance(source, bytes) else source.read_bytes()
     except OSError as error:
-        raise ImageError(picture.name, "missing", f"cannot read the file: {error.strerror}") from error
+        raise ImageError(picture.name, "missing", f"cannot read the file: {error.strerror or error}") from error
     if not data:
         raise ImageError(picture.name, "empty", "the file holds no bytes")
+    return data
+
+
+def _open_header(name: str, data: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
         start = data[:12]
         message = f"not a picture in a format that we read ({', '.join(FORMATS)}); it starts with {start!r}"
-        raise ImageError(picture.name, "not_decodable", message) from error
+        raise ImageError(name, "not_decodable", message) from error
 
 
 def _orientation(image: Image.Image) -> int | None:
@@ -242,10 +251,10 @@ def _orientation(image: Image.Image) -> int | None:
         return None
 
 
-def _orientation_in_header(image: Image.Image) -> int | None:
+def _orientation_in_header(image: Image.Image, data: bytes) -> int | None:
     """What `_orientation` will say once the picture is decoded, as far as it can be known without that."""
     if image.format == "PNG":
-        if _has_late_chunks(image):
+        if _has_late_chunks(data):
             image.load()
         elif "exif" not in image.info and not any("exif" in str(name) or "xmp" in str(name) for name in image.info):
             return None  # asking would decode the picture: the tag may stand behind the pixels, but it does not
@@ -254,21 +263,16 @@ def _orientation_in_header(image: Image.Image) -> int | None:
     return _orientation(image)
 
 
-def _has_late_chunks(image: Image.Image) -> bool:
+def _has_late_chunks(data: bytes) -> bool:
     """Whether a PNG has chunks behind its pixels that may hold an orientation."""
-    file = image.fp
-    assert file is not None
-    place, size = file.tell(), file.seek(0, os.SEEK_END)
-    file.seek(here := len(_PNG_SIGNATURE))
-    behind_pixels = found = False
-    while not found and here + 8 <= size:
-        file.seek(here)
-        length, kind = struct.unpack(">I4s", file.read(8))
+    here, behind_pixels = len(_PNG_SIGNATURE), False
+    while here + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, here)
         behind_pixels |= kind == b"IDAT"
-        found = behind_pixels and kind in (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
+        if behind_pixels and kind in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
+            return True
         here += length + 12
-    file.seek(place)
-    return found
+    return False
 
 
 def _to_eight_bit(image: Image.Image) -> Image.Image:

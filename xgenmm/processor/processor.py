@@ -150,7 +150,9 @@ class XGenMMProcessor(ProcessorMixin):
             size: Gives width and height in pixels of a picture.
         """
         if isinstance(sample, Document):
-            segments = render_document(sample, self.config.document_prefix) + close_document(self.tokenizer.eos_token)
+            segments = render_document(sample, self.config.document_prefix)
+            if sample.ends:
+                segments += close_document(self.tokenizer.eos_token)
             return (self._outline(sample.id, segments, size),)
         if isinstance(sample, Conversation):
             return (self._outline(sample.id, render_conversation(self._chat, sample, self.config.system), size),)
@@ -162,6 +164,15 @@ class XGenMMProcessor(ProcessorMixin):
             return self._outline(sample.id, segments, size)
 
         return answered(sample.chosen), answered(sample.rejected)
+
+    def count_text(self, text: str) -> int:
+        """Tokens of a plain text in the midst of another."""
+        return len(self._encoder.text(text, "\n"))
+
+    def tiles_of(self, size: Size) -> int:
+        """Tiles of a picture of this width and height, its base tile included."""
+        grid = grid_of(size, self._grids, self.config.tile)
+        return 1 + grid.rows * grid.cols
 
     def fill(self, outline: Outline, images: Sequence[Image.Image]) -> Example:
         """An outline with its pictures, decoded at least as large as `needed_size` says."""

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from tokenizers import AddedToken
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from xgenmm.processor.prompt import END_OF_CHUNK, IMAGE, IMAGE_PLACEHOLDER, ChatFormat, Segment, Special, Text
 
@@ -109,6 +109,8 @@ class TextEncoder:
         return self._encode(text)  # the line break became one token with the text's own white space
 
     def _encode(self, text: str) -> list[int]:
+        if isinstance(self.tokenizer, PreTrainedTokenizerFast):  # its wrapper costs as much as a short text does
+            return self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
         return self.tokenizer.encode(text, add_special_tokens=False, verbose=False)
 
 

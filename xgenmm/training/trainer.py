@@ -67,6 +67,8 @@ class Progress:
     """Time spent so far, over all interruptions."""
     tallies: dict[str, Tally] = field(default_factory=dict)
     health: HealthState = field(default_factory=HealthState)
+    plan: dict[str, Any] | None = None
+    """The planner's state behind these steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,10 +133,10 @@ class Trainer:
         self.model.train()
         start, steps = self.progress.step, self.config.steps
         quarantine = Quarantine(self.folder / "quarantine.jsonl", start)
-        quarantine.add(-1, self.loader.shard_faults)
+        quarantine.add(-1, self.loader.shard_faults())
         journal = Journal(self.folder, self.name, start, steps)
         with closing(journal), asked_to_stop() as asked, self.checkpoints, self.watchdog, _deterministic(self.device):
-            with closing(self.loader.steps(start, steps)) as data:
+            with closing(self.loader.steps(start, steps, self.progress.plan)) as data:
                 stall = 0.0
                 for step in data:
                     self.watchdog.begin(f"step {step.number}", tuple(step.sources))
@@ -147,7 +149,7 @@ class Trainer:
                     self.count(step, seconds + stall)
                     journal.write(self.record(step, sums, update, rates, seconds, stall))
                     quarantine.add(step.number, step.faults)
-                    check_losses(self.progress.tallies, self.loader.batch.max_bad)
+                    check_losses(self.progress.tallies, self.loader.batch.max_bad, self.loader.batch.warn_bad)
                     if self.after_step is not None:
                         self.watchdog.rest()
                         self.after_step(self)
@@ -196,6 +198,7 @@ class Trainer:
         """Note that a step is done."""
         self.progress.step = step.number + 1
         self.progress.seconds += seconds
+        self.progress.plan = dict(step.plan)
         add_tallies(self.progress.tallies, step.tallies)
 
     def record(
@@ -254,7 +257,7 @@ class Trainer:
         if self.model.feature_cache is not None:
             # Features that were computed before the checkpoint must not be computed in other batches after it.
             self.model.feature_cache.flush()
-        report = data_report(self.progress.tallies, self.loader.shares)
+        report = data_report(self.progress.tallies, self.loader.shares, self.loader.mixture.unit)
         (self.folder / "data_report.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
         tensors = training_tensors(self.model, self.optimizer)
         self.checkpoints.save(self.progress.step, tensors, encode(self.progress))

@@ -32,7 +32,7 @@ def bytes_member(row: Row, extension: str) -> bytes:
     if extension not in row.fields:
         raise BadSample("sample_incomplete", f'no ".{extension}" among {", ".join(row.fields)}')
     content = row.fields[extension]
-    return content.read_bytes() if isinstance(content, Path) else content
+    return content if isinstance(content, bytes) else content.read_bytes()
 
 
 def text_member(row: Row, extension: str) -> str:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from xgenmm.data.adapters import Adapter
 from xgenmm.data.adapters.choosing import Asked, pick
-from xgenmm.data.loader import SourceConfig
+from xgenmm.data.listing import Listing
 from xgenmm.data.quarantine import BadSample
-from xgenmm.data.readers import PICTURE_SUFFIXES, Reader, Row, open_reader
+from xgenmm.data.readers import PICTURE_SUFFIXES, Row
 from xgenmm.data.scan import judge
+from xgenmm.data.source import SourceConfig
 from xgenmm.data.view.reading import Reading, read_sample
 from xgenmm.types import Sample
 
@@ -72,7 +73,7 @@ class Shelf:
     """One source, opened."""
 
     config: SourceConfig
-    reader: Reader
+    reader: Listing
     adapter: Adapter
     verdicts: OrderedDict[int, tuple[str, str]] = field(default_factory=OrderedDict)
 
@@ -101,7 +102,7 @@ class Catalogue:
             if name not in self._shelves:
                 config = self._sources[name]
                 images = Path(config.images) if config.images else None
-                reader = open_reader(config.name, config.patterns, images)
+                reader = Listing(config.name, config.patterns, images)
                 self._shelves[name] = Shelf(config=config, reader=reader, adapter=config.bind_adapter())
             return self._shelves[name]
 
