@@ -242,7 +242,9 @@ def test_a_recipe_file_of_ones_own(tmp_path, capsys):
 
 def test_answers_to_noised_pictures_become_a_source(at_work, capsys, tmp_path, monkeypatch):
     """What the command prints as a source is one."""
-    monkeypatch.setattr(noised_preferences, "continue_prompts", lambda _m, _p, prompts, _c: ["mauve"] * len(prompts))
+    monkeypatch.setattr(
+        noised_preferences, "continue_prompts", lambda _m, _p, prompts, _c, **_: ["mauve"] * len(prompts)
+    )
     weights = at_work[0] / "runs" / "debug" / "interleaved" / "weights"
     data = ["--data", "runs/toy/preferences.jsonl", "--noise-step", "900"]
     code = cli.main(["data", "make", "noised-preferences", str(weights), *data, "--output", str(tmp_path / "made")])

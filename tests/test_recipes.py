@@ -284,7 +284,7 @@ def test_a_stage_of_answers_under_noise(straight, toy_folder, tmp_path, monkeypa
     recipe = dataclasses.replace(recipe, model=None, stages=recipe.stages[3:])
     asked = []
 
-    def answer(model, _processor, prompts, config):
+    def answer(model, _processor, prompts, config, **_):
         asked.append((model.language_model.lm_head.weight.detach().clone(), config.max_new_tokens))
         return ["mauve" for _ in prompts]
 

@@ -79,14 +79,19 @@ def source(toy_folder, tmp_path):
 CONFIG = NoisedConfig(max_new_tokens=6, batch_size=3)
 
 
+@pytest.fixture(autouse=True)
+def few_rows_at_once(monkeypatch):
+    monkeypatch.setattr(noised_preferences, "ROWS_AT_ONCE", 3)
+
+
 @pytest.fixture
 def answers(monkeypatch):
-    """Stands for the model: says what it was asked, what it saw and in which company. Gives what it was asked."""
+    """Stands for the model: says what it was asked and what it saw. Gives the prompts of every call."""
     asked = []
 
-    def answer(_model, _processor, prompts, _config):
+    def answer(_model, _processor, prompts, _config, **_):
         asked.append(prompts)
-        return [f"{one.id} looks like {one.pixel_values.sum():.4f} beside {prompts[0].id}" for one in prompts]
+        return [f"{one.id} looks like {one.pixel_values.sum():.4f}" for one in prompts]
 
     monkeypatch.setattr(noised_preferences, "continue_prompts", answer)
     return asked
@@ -131,11 +136,11 @@ def test_a_stop_anywhere_changes_nothing(model, toy_processor, source, answers, 
     make_noised_preferences(model, toy_processor, source, CONFIG, whole, seed=3)
     real, count = noised_preferences.continue_prompts, [0]
 
-    def stopped(*arguments):
+    def stopped(*arguments, **options):
         count[0] += 1
         if count[0] == 2:
             raise KeyboardInterrupt
-        return real(*arguments)
+        return real(*arguments, **options)
 
     monkeypatch.setattr(noised_preferences, "continue_prompts", stopped)
     cut = tmp_path / "cut"
@@ -166,7 +171,7 @@ def test_a_folder_of_other_answers_is_refused(model, toy_processor, source, tmp_
 def test_answers_that_are_none_or_the_preferred_one_are_left_out(model, toy_processor, source, tmp_path, monkeypatch):
     chosen = json.loads((tmp_path / "pairs.jsonl").read_text().splitlines()[0])["chosen"]
 
-    def answer(_model, _processor, prompts, _config):
+    def answer(_model, _processor, prompts, _config, **_):
         return [
             {"pairs/pairs.jsonl:line1": f" {chosen}\n", "pairs/pairs.jsonl:line2": " "}.get(p.id, "so") for p in prompts
         ]
@@ -179,6 +184,19 @@ def test_answers_that_are_none_or_the_preferred_one_are_left_out(model, toy_proc
         "pairs/pairs.jsonl:line2": "text_empty",
         "pairs/pairs.jsonl:line3": "image_missing",
     }
-    monkeypatch.setattr(noised_preferences, "continue_prompts", lambda _m, _p, prompts, _c: [""] * len(prompts))
+    monkeypatch.setattr(noised_preferences, "continue_prompts", lambda _m, _p, prompts, _c, **_: [""] * len(prompts))
     with pytest.raises(DataError, match='data set "pairs": no row is left'):
         make_noised_preferences(model, toy_processor, source, CONFIG, tmp_path / "none", seed=3)
+
+
+def test_the_real_model_answers(model, toy_processor, source, tmp_path):
+    """Whatever a model of random weights says: each row is a row or a fault, and the same ones in larger batches."""
+    found = []
+    for number, size in enumerate((1, 5)):
+        folder, config = tmp_path / str(number), dataclasses.replace(CONFIG, batch_size=size, max_new_tokens=12)
+        make_noised_preferences(model, toy_processor, source, config, folder, seed=3)
+        rows, faults = read_lines(folder / "preferences.jsonl"), read_lines(folder / "quarantine.jsonl")
+        assert len(rows) + len(faults) == 7
+        found.append((rows, faults))
+    assert found[0] == found[1]
+    assert len(found[0][0]) == 2  # it happens to say something in letters twice

@@ -24,7 +24,8 @@ from xgenmm.data.quarantine import BadSample, DataError, Fault, read_lines
 from xgenmm.data.readers import PICTURE_SUFFIXES
 from xgenmm.data.source import SourceConfig
 from xgenmm.engines.noise import NoiseConfig, noised
-from xgenmm.inference.generate import GenerationConfig, continue_prompts
+from xgenmm.inference.generate import continue_prompts
+from xgenmm.inference.sampling import GenerationConfig
 from xgenmm.model.feature_cache import fingerprint
 from xgenmm.model.vlm import XGenMMForConditionalGeneration
 from xgenmm.processor.images import ImageError
@@ -32,6 +33,8 @@ from xgenmm.processor.processor import PromptTooLong, XGenMMProcessor
 from xgenmm.progress import progress
 from xgenmm.types import Example, Picture, Preference
 
+ROWS_AT_ONCE = 64
+"""What a stop may cost, in answers."""
 ROWS, UNFINISHED, FAULTS, ABOUT = "preferences.jsonl", "unfinished.jsonl", "quarantine.jsonl", "about.json"
 """The rows get their name when all of them are there."""
 
@@ -111,27 +114,25 @@ class _Writer:
         self.reader = Listing(source.name, source.patterns, Path(source.images) if source.images else None)
 
     def write(self) -> None:
-        """Answer what has no answer yet, batch by batch, and give the rows their name."""
-        size = self.config.batch_size
+        """Answer what has no answer yet, in the rows' order, and give them their name."""
         ids = [self.reader.row_id(index) for index in range(len(self.reader))]
         done = {line["id"] for name in (UNFINISHED, FAULTS) for line in _whole_lines(self.folder / name)}
         with progress(f"{self.source.name}: answers under noise", len(ids), "rows", done=len(done)) as tell:
-            for first in range(0, len(ids), size):
-                missing = set(ids[first : first + size]) - done
-                if missing:
-                    # All of a batch that a stop has cut: in what company a prompt is answered must not depend on that.
-                    self.answer(range(first, min(first + size, len(ids))), missing)
-                    tell(len(missing))
+            missing = [index for index, row_id in enumerate(ids) if row_id not in done]
+            for first in range(0, len(missing), ROWS_AT_ONCE):
+                some = missing[first : first + ROWS_AT_ONCE]
+                self.answer(some)
+                tell(len(some))
         if not (self.folder / UNFINISHED).exists():
             raise DataError(f'data set "{self.source.name}": no row is left; {self.folder / FAULTS} says why')
         (self.folder / UNFINISHED).replace(self.folder / ROWS)
 
-    def answer(self, indices: Sequence[int], wanted: set[str]) -> None:
-        """Ask about some rows together, and write down those that are wanted."""
+    def answer(self, indices: Sequence[int]) -> None:
+        """Ask about some rows and write down what comes of it."""
         outcomes = [self.read(index) for index in indices]
         asked = [outcome for outcome in outcomes if isinstance(outcome, _Asked)]
-        settings = GenerationConfig(max_new_tokens=self.config.max_new_tokens)
-        texts = continue_prompts(self.model, self.processor, [one.prompt for one in asked], settings) if asked else []
+        prompts, settings = [one.prompt for one in asked], GenerationConfig(max_new_tokens=self.config.max_new_tokens)
+        texts = continue_prompts(self.model, self.processor, prompts, settings, batch_size=self.config.batch_size)
         faults = [outcome for outcome in outcomes if isinstance(outcome, Fault)]
         rows = []
         for one, text in zip(asked, texts, strict=True):
@@ -141,8 +142,8 @@ class _Writer:
                 faults.append(
                     Fault(source=self.source.name, id=one.sample.id, reason=error.reason, detail=error.detail)
                 )
-        _append(self.folder / FAULTS, [dataclasses.asdict(fault) for fault in faults if fault.id in wanted])
-        _append(self.folder / UNFINISHED, [row for row in rows if row["id"] in wanted])
+        _append(self.folder / FAULTS, [dataclasses.asdict(fault) for fault in faults])
+        _append(self.folder / UNFINISHED, rows)
 
     def read(self, index: int) -> _Asked | Fault:
         """A row as what the model is asked, or why it cannot be."""

@@ -36,9 +36,20 @@ def generate(
     Raises:
         ImageError, PromptTooLong, ValueError: A sample cannot be used; see `XGenMMProcessor.prompt`.
     """
-    prompts = map(processor.prompt, samples)
+    return continue_prompts(model, processor, map(processor.prompt, samples), config, batch_size=batch_size)
+
+
+def continue_prompts(
+    model: XGenMMForConditionalGeneration,
+    processor: XGenMMProcessor,
+    prompts: Iterable[Example],
+    config: GenerationConfig,
+    *,
+    batch_size: int = 8,
+) -> list[str]:
+    """What the model writes behind prompts that are tokens and tiles already; otherwise as `generate`."""
     texts = dict(continuations(Reader(model), processor, prompts, config, batch_size=batch_size))
-    return [texts[number] for number in range(len(samples))]
+    return [texts[number] for number in range(len(texts))]
 
 
 def continuations(
