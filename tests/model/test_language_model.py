@@ -1,36 +1,11 @@
-"""New token rows, logits and log-probabilities of any causal language model."""
+"""New token rows of any causal language model."""
 
 import pytest
 import torch
 from toy import VOCABULARY, toy_text_config
-from transformers import (
-    AutoModelForCausalLM,
-    CohereConfig,
-    Gemma2Config,
-    GraniteConfig,
-    PretrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from xgenmm.model import language
-from xgenmm.model.language import add_token_rows, target_logps
-
-SIZES = {
-    "vocab_size": 100,
-    "hidden_size": 32,
-    "intermediate_size": 56,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 4,
-    "pad_token_id": 0,
-}
-FAMILIES: dict[str, PretrainedConfig] = {
-    "phi3": toy_text_config("phi3"),
-    "llama": toy_text_config("llama"),
-    "gemma2": Gemma2Config(**SIZES, head_dim=8, final_logit_softcapping=0.5),
-    "cohere": CohereConfig(**SIZES, logit_scale=0.3),
-    "granite": GraniteConfig(**SIZES, logits_scaling=7.0),
-}
+from xgenmm.model.language import add_token_rows
 
 
 def build(config: PretrainedConfig) -> PreTrainedModel:
@@ -40,43 +15,6 @@ def build(config: PretrainedConfig) -> PreTrainedModel:
         if parameter.ndim == 2:
             torch.nn.init.normal_(parameter, std=0.2)
     return model
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_logps_are_those_of_the_models_own_logits(family):
-    model = build(FAMILIES[family])
-    ids, targets = torch.randint(1, 100, (1, 9)), torch.randint(1, 100, (9,))
-    expected = model(input_ids=ids).logits[0].log_softmax(-1).gather(1, targets[:, None])[:, 0]
-    hidden = model.base_model(input_ids=ids).last_hidden_state[0]
-    torch.testing.assert_close(target_logps(model, hidden, targets), expected, rtol=0, atol=1e-6)
-
-
-def test_chunks_change_neither_logps_nor_gradients(monkeypatch):
-    model = build(toy_text_config())
-    targets = torch.randint(0, 100, (10,))
-    results = []
-    for size in (100, 3):
-        monkeypatch.setattr(language, "POSITIONS_PER_CHUNK", size)
-        hidden = torch.randn(10, 32, generator=torch.Generator().manual_seed(1), requires_grad=True)
-        model.zero_grad()
-        logps = target_logps(model, hidden, targets)
-        logps.sum().backward()
-        results.append((logps, hidden.grad, model.lm_head.weight.grad))
-    for whole, chunked in zip(*results, strict=True):
-        torch.testing.assert_close(chunked, whole, rtol=0, atol=1e-5)
-
-
-def test_chunks_never_hold_all_logits(monkeypatch):
-    monkeypatch.setattr(language, "POSITIONS_PER_CHUNK", 4)
-    model = build(toy_text_config())
-    seen = []
-    model.lm_head.register_forward_hook(lambda _module, _inputs, output: seen.append(len(output)))
-    target_logps(model, torch.randn(10, 32), torch.randint(0, 100, (10,)))
-    assert seen == [4, 4, 2]
-
-
-def test_no_targets():
-    assert target_logps(build(toy_text_config()), torch.zeros(0, 32), torch.zeros(0, dtype=torch.long)).shape == (0,)
 
 
 @pytest.mark.parametrize("family", ["phi3", "llama"])

@@ -7,6 +7,7 @@ import torch
 from toy import IMAGE_TOKEN, LATENTS, alone, make_batch, make_examples, make_toy_model, toy_config
 from transformers import Phi3Config, SiglipVisionConfig
 
+from xgenmm.model import head
 from xgenmm.model.configuration import XGenMMConfig
 from xgenmm.model.lora import LoraConfig
 from xgenmm.model.vlm import PartCount, count_parameters
@@ -127,12 +128,33 @@ def test_logps_at_supervised_positions_are_those_of_all_logits(family, regroup):
     assert output.logits is None
 
 
-def test_the_head_is_computed_at_supervised_positions_only(toy_model):
+def test_the_head_is_computed_at_supervised_positions_only(toy_model, monkeypatch):
     batch = make_batch(MIXED)
     seen = []
-    toy_model.language_model.lm_head.register_forward_hook(lambda _m, _i, output: seen.append(tuple(output.shape)))
+    inner = head._to_errors
+
+    def spy(logits, *others):
+        seen.append(logits.shape)
+        return inner(logits, *others)
+
+    monkeypatch.setattr(head, "_to_errors", spy)
     toy_model(**batch.inputs(), targets=batch.labels[None])
     assert seen == [(int((batch.labels != IGNORE_INDEX).sum()), 288)]
+
+
+def test_the_sum_and_the_mean_are_one_loss(toy_model):
+    batch = make_batch(MIXED)
+    mean = toy_model(**batch.inputs(), targets=batch.labels[None])
+    mean.loss.backward()
+    expected = {name: p.grad * len(mean.logps) for name, p in toy_model.named_parameters() if p.grad is not None}
+    toy_model.zero_grad()
+    total = toy_model(**batch.inputs(), targets=batch.labels[None], reduction="sum")
+    total.loss.backward()
+    assert total.loss.item() == pytest.approx(mean.loss.item() * len(mean.logps), rel=1e-6)
+    assert torch.equal(total.logps, mean.logps)
+    assert not total.logps.requires_grad
+    for name, gradient in expected.items():
+        torch.testing.assert_close(toy_model.get_parameter(name).grad, gradient, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

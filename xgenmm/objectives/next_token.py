@@ -10,8 +10,8 @@ from xgenmm.objectives.objective import (
     Objective,
     ObjectiveOutput,
     documents_of_targets,
+    summed_nll,
     sums_of,
-    target_logps,
 )
 from xgenmm.objectives.reference import Reference
 from xgenmm.types import Batch
@@ -28,11 +28,11 @@ class NextTokenConfig:
 
 def next_token(model: Model, batch: Batch) -> ObjectiveOutput:
     """Sum of -log p over the supervised tokens of the batch, and their number."""
-    logps, documents = target_logps(model, batch), documents_of_targets(batch)
+    (loss, logps), documents = summed_nll(model, batch), documents_of_targets(batch)
     return ObjectiveOutput(
-        loss=-logps.sum(),
+        loss=loss,
         count=len(logps),
         figures={},
-        document_losses=sums_of(-logps.detach(), documents, len(batch.ids)),
+        document_losses=sums_of(-logps, documents, len(batch.ids)),
         document_counts=documents.bincount(minlength=len(batch.ids)),
     )

@@ -15,6 +15,11 @@ class Logps(Protocol):
     """What a model gives for a batch with targets."""
 
     @property
+    def loss(self) -> Float[Tensor, ""] | None:
+        """Minus the mean of the log-probabilities; or, where that was asked for, their sum."""
+        ...
+
+    @property
     def logps(self) -> Float[Tensor, " M"] | None:
         """Log-probability of each supervised target, in the order of their positions."""
         ...
@@ -57,6 +62,14 @@ def target_logps(model: Callable[..., Logps], batch: Batch) -> Float[Tensor, " M
     logps = model(**batch.inputs(), targets=batch.labels[None]).logps
     assert logps is not None
     return logps
+
+
+def summed_nll(model: Callable[..., Logps], batch: Batch) -> tuple[Float[Tensor, ""], Float[Tensor, " M"]]:
+    """Minus the sum of the log-probabilities; and each of them, without a graph."""
+    output = model(**batch.inputs(), targets=batch.labels[None], reduction="sum")
+    assert output.loss is not None
+    assert output.logps is not None
+    return output.loss, output.logps
 
 
 def documents_of_targets(batch: Batch) -> Int[Tensor, " M"]:
