@@ -375,7 +375,7 @@ def _train(recipe: Recipe, number: int, precision: Precision) -> StageResult:
     model.use_feature_cache(recipe.folder / "features" if cache else None)
     reference = None
     if cached:
-        batches = ([to_device(batch, device) for batch in step.batches] for step in loader.steps(0, steps))
+        batches = ([to_device(batch, device) for batch in step.batches] for step in loader.steps(0, steps, once=True))
         kept = ReferenceCache(path=folder / "reference.parquet", about=about)
         with autocast(device, precision):
             reference = prepare_reference(kept, batches, steps, asked(model.eval()))

@@ -69,6 +69,22 @@ def contents(steps):
     ]
 
 
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_every_document_once(make, world_size):
+    """Three epochs of 12 rows in steps of 4: what the first three steps hold, and six empty steps behind them."""
+    ranks = [
+        list(make("preferences", pairs=True, rank=rank, world_size=world_size).steps(0, 9, once=True))
+        for rank in range(world_size)
+    ]
+    epoch = list(make("preferences", pairs=True).steps(0, 3))
+    assert sorted(flat(epoch)) == sorted(name for steps in ranks for name in flat(steps) if name != NOTHING)
+    for steps in ranks:
+        assert [step.number for step in steps] == list(range(9))
+        assert [bool(step.batches) for step in steps] == [True] * 3 + [False] * 6
+    if world_size == 1:
+        assert contents(ranks[0]) == contents(epoch)
+
+
 def test_any_step_can_be_had_without_those_before(make):
     straight = list(make("pairs", "documents").steps(0, 11))
     assert contents(make("pairs", "documents").steps(7, 11)) == contents(straight[7:])

@@ -1,5 +1,6 @@
 """DPO by hand, against trl, and against its own invariants."""
 
+import dataclasses
 import math
 import warnings
 from types import SimpleNamespace
@@ -161,6 +162,26 @@ def test_pairs_in_branches_and_in_documents_are_the_same_and_may_share_a_row():
         assert found.figures == pytest.approx(expected.figures, abs=1e-4)
         losses = found.document_losses[found.document_counts == 1]
         torch.testing.assert_close(losses, expected.document_losses[0::2], rtol=0, atol=1e-5)
+
+
+def test_documents_without_targets_stand_for_what_could_not_be_read():
+    """The loader puts padding in the place of a damaged document; the pairs around it stay pairs."""
+    model, objective = moved_model()
+    apart = preference_examples(PAIRS)
+    joined = branch(apart[:2], placeholder=280)
+    lost = dataclasses.replace(apart[2], id="lost", labels=torch.full_like(apart[2].labels, IGNORE_INDEX))
+    expected = objective(model, pack([joined, *apart[4:6]], pad_id=256))
+    batch = pack([lost, joined, lost, *apart[4:6], lost], pad_id=256)
+    found = objective(model, batch)
+    assert (found.count, found.loss.item()) == (2, pytest.approx(expected.loss.item(), abs=1e-5))
+    assert found.document_counts.tolist() == [0, 1, 0, 1, 0, 0]
+    written = by_document(batch, objective.reference(batch))
+    assert not any(key.startswith("lost") for key in written)
+    cached = Dpo(DpoConfig(beta=0.3), cached_reference(written))
+    assert cached(model, batch).loss.item() == pytest.approx(expected.loss.item(), abs=1e-5)
+    nothing = objective(model, pack([lost], pad_id=256))
+    assert (nothing.count, nothing.loss.item()) == (0, 0.0)
+    assert cached.reference(pack([lost], pad_id=256)).shape == (0,)
 
 
 def test_odd_documents_are_no_pairs():

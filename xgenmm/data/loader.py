@@ -5,6 +5,7 @@ them, by threads that keep nothing. So a stopped run goes on at step N at once, 
 change a batch.
 """
 
+import dataclasses
 import logging
 import os
 import threading
@@ -19,7 +20,7 @@ import torch
 
 from xgenmm.config import ConfigError
 from xgenmm.data.mixture import MixtureConfig
-from xgenmm.data.plan import Row, Slot, deal
+from xgenmm.data.plan import Row, Slot, StepPlan, deal
 from xgenmm.data.planner import BatchConfig, MixtureSource, Planner
 from xgenmm.data.prepare import NO_LIMIT, Limits
 from xgenmm.data.quarantine import BadSample, DataError, Fault
@@ -197,13 +198,17 @@ class Loader:
                 wanted, given = ("preferences", "plain samples") if self.pairs else ("plain samples", "preferences")
                 raise ConfigError(f'data set "{source.name}" gives {given}, but the objective wants {wanted}')
 
-    def steps(self, start: int, stop: int, plan: Mapping[str, Any] | None = None) -> Generator[Step, None, None]:
+    def steps(
+        self, start: int, stop: int, plan: Mapping[str, Any] | None = None, *, once: bool = False
+    ) -> Generator[Step, None, None]:
         """The steps from `start` to before `stop`, read ahead. Close the iterator to stop early.
 
         Args:
             start: The first step.
             stop: Behind the last one.
             plan: `Step.plan` of the step before `start`. Without it the way there is planned again.
+            once: Leave out documents that were in an earlier one of these steps: to do something for each document
+                that these steps hold. They are not read again.
 
         Raises:
             DataError: The mixture ends before `stop`.
@@ -214,7 +219,7 @@ class Loader:
         self.planner.restore(plan or self._begin)
         self.planner.replay(start)
         ahead: deque[_Planned] = deque()
-        planned = self._planned(stop)
+        planned = self._planned(stop, set() if once else None)
         with ThreadPoolExecutor(self.reading.threads or os.cpu_count(), thread_name_prefix="read") as pool:
             try:
                 for number in range(start, stop):
@@ -226,11 +231,14 @@ class Loader:
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def _planned(self, stop: int) -> Iterator[_Planned]:
+    def _planned(self, stop: int, met: set[Slot] | None) -> Iterator[_Planned]:
+        """This rank's part of the steps to come, less the documents that were met before if these are asked for."""
         while self.planner.number < stop:
             step = next(self.planner, None)
             if step is None:
                 return
+            if met is not None:
+                step = _unmet(step, met)
             rows = deal(step, self._world_size)[self._rank]
             yield _Planned(number=step.number, plan=self.planner.state(), waiting=deque(rows), rows=[])
 
@@ -332,3 +340,14 @@ class Loader:
             pixel_values=torch.empty((0, 3, side, side)),
             image_layouts=torch.empty((0, 4), dtype=torch.int64),
         )
+
+
+def _unmet(step: StepPlan, met: set[Slot]) -> StepPlan:
+    """A step without the documents that were met before, whatever the epoch; the others are met now."""
+    rows = []
+    for row in step.rows:
+        new = tuple(slot for slot in row.slots if slot._replace(epoch=0) not in met)
+        met.update(slot._replace(epoch=0) for slot in new)
+        if new:
+            rows.append(dataclasses.replace(row, slots=new))
+    return dataclasses.replace(step, rows=tuple(rows))

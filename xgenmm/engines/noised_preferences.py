@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -194,15 +193,19 @@ class _Writer:
         path.parent.mkdir(exist_ok=True)
         aside = path.with_name(f"{name}.partial")
         aside.unlink(missing_ok=True)
-        if isinstance(picture.source, bytes):
+        if not (isinstance(picture.source, Path) and _link(picture.source, aside)):
             aside.write_bytes(content)
-        else:
-            try:
-                os.link(picture.source, aside)
-            except OSError:
-                shutil.copyfile(picture.source, aside)
         aside.replace(path)
         return name
+
+
+def _link(path: Path, name: Path) -> bool:
+    """Give a file another name, if both lie on one disk that can do so."""
+    try:
+        os.link(path, name)
+    except OSError:
+        return False
+    return True
 
 
 def _compare(path: Path, about: Mapping[str, Any]) -> None:

@@ -131,18 +131,21 @@ def figures_of(config: PreferenceLossConfig, answers: Answers) -> dict[str, floa
 
 def answers_of(batch: Batch) -> tuple[Int[Tensor, " M"], Int[Tensor, " pairs"]]:
     """To which answer each supervised target belongs, 2i being pair i's preferred one; and each pair's document, the
-    first one if it has two.
+    first one if it has two. Documents without targets, which stand for what could not be read, are no answers.
     """
     documents, num_documents = documents_of_targets(batch), len(batch.ids)
     branches = torch.zeros_like(batch.documents) if batch.branches is None else batch.branches
     branched = torch.zeros(num_documents, dtype=torch.bool)
     branched[batch.documents[branches > 0]] = True
+    supervised = documents.bincount(minlength=num_documents) > 0
+    plain = supervised & ~branched
     # A document with branches holds two answers, one without is one.
-    begin = (1 + branched.long()).cumsum(0) - (1 + branched.long())
-    odd = begin % 2
-    if bool((odd[branched] == 1).any()) or int((~branched).sum()) % 2:
+    counts = supervised * (1 + branched.long())
+    begin = counts.cumsum(0) - counts
+    odd = begin % 2 == 1
+    if bool((odd & supervised & branched).any()) or int(plain.sum()) % 2:
         raise ValueError(
-            f"{int((~branched).sum())} documents without branches among {num_documents} make no pairs: those of a "
+            f"{int(plain.sum())} documents without branches among {int(supervised.sum())} make no pairs: those of a "
             "preference batch alternate, chosen and rejected"
         )
     of_target = branches[batch.labels != IGNORE_INDEX]
@@ -153,4 +156,4 @@ def answers_of(batch: Batch) -> tuple[Int[Tensor, " M"], Int[Tensor, " pairs"]]:
             f"supervised answers in branches {found}: a document that is a pair has the chosen in 1, the rejected in 2"
         )
     answers = begin[documents] + torch.where(in_pairs, of_target - 1, 0)
-    return answers, (odd == 0).nonzero().flatten()
+    return answers, (supervised & ~odd).nonzero().flatten()

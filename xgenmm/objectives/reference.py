@@ -41,14 +41,15 @@ def cached_reference(logps: Mapping[str, Float[Tensor, " targets"]]) -> Referenc
 
     def reference(batch: Batch) -> Float[Tensor, " M"]:
         found = []
-        for key, identity in zip(document_keys(batch), batch.ids, strict=True):
-            if key not in logps:
+        for key, (identity, count) in zip(document_keys(batch), _targets(batch), strict=True):
+            if count and key not in logps:
                 raise ValueError(
                     f"the cached reference holds nothing of the sample {identity} as it is now: it was written for "
                     "other data; remove it, and it is computed anew"
                 )
-            found.append(logps[key])
-        return torch.cat(found).to(batch.input_ids.device)
+            if count:
+                found.append(logps[key])
+        return torch.cat([torch.zeros(0), *found]).to(batch.input_ids.device)
 
     return reference
 
@@ -66,6 +67,12 @@ def document_keys(batch: Batch) -> list[str]:
 
 
 def by_document(batch: Batch, logps: Float[Tensor, " M"]) -> dict[str, Float[Tensor, " targets"]]:
-    """Log-probabilities of a batch's targets, parted by their documents' keys."""
+    """Log-probabilities of a batch's targets, parted by their documents' keys; of those that have any."""
+    parts = logps.detach().float().cpu().split([count for _, count in _targets(batch)])
+    return {key: part for key, part in zip(document_keys(batch), parts, strict=True) if len(part)}
+
+
+def _targets(batch: Batch) -> list[tuple[str, int]]:
+    """Id and number of targets of each document."""
     counts = documents_of_targets(batch).bincount(minlength=len(batch.ids)).tolist()
-    return dict(zip(document_keys(batch), logps.detach().float().cpu().split(counts), strict=True))
+    return list(zip(batch.ids, counts, strict=True))
