@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from xgenmm.data.memory import give_back_memory
 from xgenmm.evaluation.heldout import HeldOut
 from xgenmm.evaluation.report import write_report
 from xgenmm.provenance import package_versions
@@ -51,6 +52,8 @@ class Quickstart:
         path = result.folder / "heldout.json"
         if not path.is_file():
             began = time.perf_counter()
+            gc.collect()  # a stage's optimizer and loader refer to each other in circles
+            give_back_memory()
             model, processor = result.load()
             model.requires_grad_(False)
             model.use_feature_cache(self.recipe.folder / "features")
@@ -58,6 +61,7 @@ class Quickstart:
             measured = held_out.measure()
             del model, held_out
             gc.collect()
+            give_back_memory()
             write_json(
                 path,
                 {
