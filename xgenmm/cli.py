@@ -148,6 +148,39 @@ def _data_scan(options: argparse.Namespace) -> None:
     print(f"{summary.text()}\nreport: {options.output}")
 
 
+def _data_index(options: argparse.Namespace) -> None:
+    from xgenmm.config import ConfigError
+    from xgenmm.data.indexing import NEVER_CUT, byte_processor, index_sources
+    from xgenmm.data.loader import document_limits
+    from xgenmm.data.source import index_folder
+    from xgenmm.recipe import is_recipe, stage_processor
+
+    recipes = [name for name in options.data if is_recipe(name)]
+    if recipes and (options.weights or options.schema != "auto" or options.images):
+        raise ConfigError("a recipe says itself what its data are: --weights, --schema and --images are for others")
+    for name in recipes:
+        recipe = _recipe(name)
+        folder = index_folder(str(options.folder) if options.folder else recipe.reading.index)
+        for stage in recipe.stages:
+            processor = stage_processor(recipe, stage)
+            limits = document_limits(stage.batch, processor)
+            print(f"{recipe.name} {stage.name}")
+            print(index_sources(stage.data, processor, limits, folder, workers=options.workers))
+    others = [
+        one for name in options.data if name not in recipes for one in _sources(name, options.schema, options.images)
+    ]
+    if others:
+        if options.weights:
+            from xgenmm.processor.processor import XGenMMProcessor
+
+            processor = XGenMMProcessor.from_pretrained(options.weights)
+        else:
+            processor = byte_processor()
+            print("lengths are in bytes, and a picture counts as one: --weights names a model to count for")
+        folder = index_folder(str(options.folder) if options.folder else None)
+        print(index_sources(others, processor, NEVER_CUT, folder, workers=options.workers))
+
+
 def _data_fetch(options: argparse.Namespace) -> None:
     from xgenmm.data.fetch import FetchConfig, fetch
     from xgenmm.web import WebConfig
@@ -268,6 +301,14 @@ def _parser() -> argparse.ArgumentParser:
     scan.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core, at most four)")
     scan.add_argument("--images", type=Path, metavar="DIR", help="where pictures that tables name are")
     scan.set_defaults(function=_data_scan)
+    index = jobs.add_parser("index", help="where every record lies and how long it is; training does it on first use")
+    index.add_argument("data", metavar="RECIPE|SOURCE", nargs="+", help="a recipe; or files, folders, globs")
+    index.add_argument("--weights", metavar="WEIGHTS", type=Path, help="whose tokens are counted, for sources")
+    index.add_argument("--schema", default="auto", metavar="NAME", help="as for scan, for sources")
+    index.add_argument("--images", type=Path, metavar="DIR", help="where pictures that tables name are, for sources")
+    index.add_argument("--folder", type=Path, metavar="DIR", help="of indexes (default: the recipe's, or the cache)")
+    index.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core)")
+    index.set_defaults(function=_data_index)
     _add_fetch(jobs.add_parser("fetch", help="the pictures that tables name by address, into a folder; resumes"))
 
     _add_view(jobs.add_parser("view", help="a local page: records as people and as the model see them"))

@@ -99,6 +99,12 @@ class _Planned:
     rows: list[list[_Document]]
 
 
+def document_limits(batch: BatchConfig, processor: XGenMMProcessor) -> Limits:
+    """How long a document may be: as long as a row, and as the processor allows."""
+    most = processor.config.max_tokens
+    return Limits(tokens=min(batch.tokens or most, most), tiles=batch.tiles or NO_LIMIT)
+
+
 class Loader:
     """Reads a mixture of sources as the batches of steps 0, 1, 2, …, decoding ahead."""
 
@@ -141,8 +147,7 @@ class Loader:
         self.mixture = mixture or MixtureConfig()
         self._rank, self._world_size = rank, world_size
         config = processor.config
-        tokens = min(batch.tokens or config.max_tokens, config.max_tokens)
-        limits = Limits(tokens=tokens, tiles=batch.tiles or NO_LIMIT)
+        limits = document_limits(batch, processor)
         self.sources = open_sources(sources, processor, limits, index_folder(self.reading.index))
         self.planner = Planner(
             [

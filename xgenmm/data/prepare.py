@@ -70,7 +70,7 @@ class Preparer:
             adapter: With its options.
             limits: Of a document.
         """
-        self._processor = processor
+        self.processor = processor
         self._name = name
         self._adapter = adapter
         self._limits = limits
@@ -122,7 +122,7 @@ class Preparer:
             BadSample: Nothing of it is supervised, or it cannot be cut small enough.
         """
         whole = self.whole(opened)
-        outlines = [self._processor.outlines(sample, opened.size) for sample in opened.samples]
+        outlines = [self.processor.outlines(sample, opened.size) for sample in opened.samples]
         if not all(outline.loss_tokens for group in outlines for outline in group):
             raise BadSample("no_target_tokens", "no token of it is supervised")
         flat = [outline for group in outlines for outline in group]
@@ -151,7 +151,7 @@ class Preparer:
             (sample,) = samples
             assert isinstance(sample, Document | Conversation)
             samples = (cut_out(sample, excerpt.window),)
-        outlines = [outline for sample in samples for outline in self._processor.outlines(sample, opened.size)]
+        outlines = [outline for sample in samples for outline in self.processor.outlines(sample, opened.size)]
         one = outlines[0] if len(outlines) == 1 else self._join(outlines)
         assert one is not None, "only samples that share their pictures were put into one document"
         return one
@@ -168,16 +168,16 @@ class Preparer:
             ImageError: A picture is damaged.
         """
         needed: dict[Picture, tuple[int, int]] = {}
-        for picture, (width, height) in zip(outline.pictures, self._processor.needed_sizes(outline), strict=True):
+        for picture, (width, height) in zip(outline.pictures, self.processor.needed_sizes(outline), strict=True):
             before = needed.get(picture, (0, 0))
             needed[picture] = (max(width, before[0]), max(height, before[1]))
         images: dict[Picture, Image.Image] = {
             picture: opened.files[picture].decode(None if exact else size) for picture, size in needed.items()
         }
-        return self._processor.fill(outline, [images[picture] for picture in outline.pictures])
+        return self.processor.fill(outline, [images[picture] for picture in outline.pictures])
 
     def _join(self, outlines: list[Outline]) -> Outline | None:
-        return joined(outlines, self._processor.image_token_id)
+        return joined(outlines, self.processor.image_token_id)
 
     def _fits(self, outline: Outline) -> bool:
         return outline.tokens <= self._limits.tokens and outline.tiles <= self._limits.tiles
@@ -207,7 +207,7 @@ class Preparer:
         sample = opened.samples[number]
         assert isinstance(sample, Document | Conversation)
         try:
-            found = windows(sample, _Ruler(self._processor, self._limits, opened))
+            found = windows(sample, _Ruler(self.processor, self._limits, opened))
         except Unfit as error:
             raise BadSample("text_too_long", f"{outline.tokens} tokens, {outline.tiles} tiles: {error}") from error
         excerpts = [Excerpt(number, number + 1, window) for window in found]
@@ -219,7 +219,7 @@ class _Ruler:
     """Measures parts of a sample with the processor."""
 
     def __init__(self, processor: XGenMMProcessor, limits: Limits, opened: Opened) -> None:
-        self._processor = processor
+        self.processor = processor
         self._opened = opened
         self._limits = limits
         around = processor.outlines(Document(id="", parts=()), opened.size)[0].tokens
@@ -227,14 +227,14 @@ class _Ruler:
         self.tiles = limits.tiles
 
     def text(self, text: str) -> int:
-        return self._processor.count_text(text)
+        return self.processor.count_text(text)
 
     def picture(self, picture: Picture) -> tuple[int, int]:
-        tiles = self._processor.tiles_of(self._opened.size(picture))
-        return tiles * self._processor.config.tokens_per_tile, tiles
+        tiles = self.processor.tiles_of(self._opened.size(picture))
+        return tiles * self.processor.config.tokens_per_tile, tiles
 
     def fits(self, sample: Document | Conversation) -> bool:
-        (outline,) = self._processor.outlines(sample, self._opened.size)
+        (outline,) = self.processor.outlines(sample, self._opened.size)
         return outline.tokens <= self._limits.tokens and outline.tiles <= self._limits.tiles
 
 
