@@ -255,3 +255,16 @@ def test_answers_to_noised_pictures_become_a_source(at_work, capsys, tmp_path, m
     assert (source.path, source.adapter) == (str(tmp_path / "made" / "preferences.jsonl"), "preference")
     assert source.images is not None
     assert all((Path(source.images) / row["image"][0]).is_file() for row in rows)
+
+
+def test_data_index_of_a_recipe_and_of_files(tmp_path, monkeypatch, capsys, toy_folder):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["data", "index", "debug"]) == 0
+    assert "pairs: 48 records in 1 files: 48 usable, 0 quarantined" in capsys.readouterr().out
+    assert cli.main(["data", "index", str(toy_folder / "instructions.json"), "--folder", "here"]) == 0
+    said = capsys.readouterr().out
+    assert "lengths are in bytes" in said
+    assert "instructions: 16 records" in said
+    assert list((tmp_path / "here").rglob("instructions.json-*.parquet"))
+    assert cli.main(["data", "index", str(tmp_path / "nothing.tar")]) == 2
+    assert cli.main(["data", "index", "debug", "--weights", "w"]) == 2

@@ -6,6 +6,7 @@ searched, block by block, and the loss is named. Headers of GNU and pax (long na
 Source: POSIX.1-2001, "pax interchange format"; GNU tar manual, "Basic Tar Format".
 """
 
+import functools
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,13 +33,13 @@ class TarMember:
     cut: bool
     """Its contents go on behind the end of the archive."""
 
-    @property
+    @functools.cached_property
     def key(self) -> str:
         """Its sample: the path, cut at the first dot of the base name."""
         path = PurePosixPath(self.name)
         return str(path.with_name(path.name.partition(".")[0] or path.name)) if path.name else self.name
 
-    @property
+    @functools.cached_property
     def extension(self) -> str:
         """What follows that dot, in lower case."""
         return PurePosixPath(self.name).name.partition(".")[2].lower()

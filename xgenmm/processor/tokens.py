@@ -9,6 +9,8 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from xgenmm.processor.prompt import END_OF_CHUNK, IMAGE, IMAGE_PLACEHOLDER, ChatFormat, Segment, Special, Text
 
 PAD = "<pad>"
+_SHORT, _REMEMBERED = 12, 4096
+"""Texts of so few characters are remembered, and so many of them."""
 
 
 def add_special_tokens(tokenizer: PreTrainedTokenizerBase, chat: ChatFormat) -> None:
@@ -49,6 +51,8 @@ class TextEncoder:
         }
         self._special = re.compile("|".join(map(re.escape, sorted(self._ids, key=len, reverse=True))))
         self._cached: dict[str, list[int]] = {}
+        self._short: dict[tuple[str, str], list[int]] = {}
+        """What formats write between turns comes with every sample."""
 
     def __call__(self, segments: Sequence[Segment], vision_tokens: Sequence[int]) -> tuple[list[int], list[bool]]:
         """Token ids and, for each, whether it is supervised.
@@ -100,6 +104,17 @@ class TextEncoder:
         return ids + self._encode_behind(text[start:], behind)
 
     def _encode_behind(self, text: str, behind: str) -> list[int]:
+        if len(text) > _SHORT:
+            return self._encode_anew(text, behind)
+        ids = self._short.get((text, behind))
+        if ids is None:
+            ids = self._encode_anew(text, behind)
+            if len(self._short) >= _REMEMBERED:
+                self._short.clear()
+            self._short[text, behind] = ids
+        return ids
+
+    def _encode_anew(self, text: str, behind: str) -> list[int]:
         if behind not in self._cached:
             self._cached[behind] = self._encode(behind)
         head = self._cached[behind]
