@@ -53,6 +53,7 @@ class Decoder:
         self._choosers: list[Chooser] = []
         self._cache: Cache | None = None
         self._mask = torch.empty(0, 0, dtype=torch.bool)
+        self._padded = False
 
     @torch.inference_mode()
     def admit(self, requests: Sequence[Request]) -> list[Answer]:
@@ -75,13 +76,23 @@ class Decoder:
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(last), 1)], dim=1)
         output = self.model.language_model(
             input_ids=last,
-            attention_mask=self._mask.long(),
+            attention_mask=self._attention_mask(),
             position_ids=position,
             past_key_values=self._cache,
             use_cache=True,
             logits_to_keep=1,
         )
         self._write(self.writing, self._choosers, output.logits[:, -1])
+
+    def _attention_mask(self) -> Tensor | None:
+        """What the new tokens see, in the form that costs transformers least."""
+        if not self._padded:
+            return None
+        if getattr(self.model.config.text_config, "sliding_window", None) is not None:
+            return self._mask.long()  # transformers adds the window
+        dtype = self.model.language_model.dtype
+        hidden = torch.zeros(self._mask.shape, dtype=dtype, device=self._mask.device)
+        return hidden.masked_fill_(~self._mask, torch.finfo(dtype).min)[:, None, None]
 
     def _write(self, answers: Sequence[Answer], choosers: Sequence[Chooser], logits: Tensor) -> None:
         logits = logits.index_fill(1, self.suppressed, float("-inf"))
@@ -106,8 +117,9 @@ class Decoder:
         assert self._cache is not None
         self._cache.batch_select_indices(torch.tensor(kept, device=self._mask.device))
         self._mask = self._mask[kept]
-        if not self._mask[:, :ROOM].any():
-            self._hold(Rows.of(self._cache, self._mask).without_empty_columns())
+        rows = Rows.of(self._cache, self._mask)
+        self._hold(rows if self._mask[:, :ROOM].any() else rows.without_empty_columns())
 
     def _hold(self, rows: Rows) -> None:
         self._cache, self._mask = rows.cache(), rows.mask
+        self._padded = not bool(rows.mask.all())
