@@ -1,0 +1,40 @@
+"""Ten steps of each of the five stages at toy size; as a command, it writes the golden file of the torch in use.
+
+    python tests/training/golden_losses.py
+
+The stages are those of `recipes/debug.yaml`, ten steps each, one after the other.
+"""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from xgenmm.config import RECIPES, decode, override, read_yaml
+from xgenmm.data.quarantine import read_lines
+from xgenmm.recipe import Recipe, run
+from xgenmm.starter.toy import write_toy
+
+STEPS = 10
+GOLDEN = Path(__file__).parent / "golden" / f"losses-torch-{torch.__version__.partition('+')[0]}.json"
+
+
+def losses(toy: Path, output: Path) -> dict[str, list[float]]:
+    """The loss at each step, by stage."""
+    settings = json.loads(json.dumps(read_yaml(RECIPES / "debug.yaml")).replace("runs/toy", str(toy)))
+    del settings["toy"]
+    for stage in settings["stages"]:
+        stage.pop("epochs", None)
+        stage["steps"] = STEPS
+    results = run(decode(Recipe, override(settings, [f"output={output}"])))
+    return {result.name: [line["loss"] for line in read_lines(result.folder / "metrics.jsonl")] for result in results}
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        write_toy(Path(folder) / "toy")
+        found = losses(Path(folder) / "toy", Path(folder))
+    GOLDEN.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    sys.stdout.write(f"{GOLDEN}\n")
