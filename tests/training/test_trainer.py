@@ -368,6 +368,21 @@ def test_stopped_at_twenty_random_steps_it_ends_as_one_that_was_not(make_trainer
     assert one == other
 
 
+def test_a_step_that_hangs_is_told_with_its_samples(make_trainer, tmp_path, monkeypatch, caplog):
+    real = Trainer.accumulate
+
+    def accumulate(self, step):
+        if step.number == 2:
+            time.sleep(1.0)
+        return real(self, step)
+
+    monkeypatch.setattr(Trainer, "accumulate", accumulate)
+    make_trainer(tmp_path, steps=3, health={"hang_seconds": 0.9}).run()
+    (step,) = make_trainer(tmp_path / "other").loader.steps(2, 3)
+    assert f"step 2 takes more than 0.9 s. Its samples: {', '.join(step.sources)}" in caplog.text
+    assert "in accumulate" in (tmp_path / "stacks-0.txt").read_text()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_saves_at_the_end_of_the_step(make_trainer, tmp_path, number):
     def ask(trainer):

@@ -24,6 +24,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.optim import Optimizer
 
+from xgenmm.config import ConfigError
 from xgenmm.training.ranks import control_group, from_first, gather, new_cpu_group, rank, world_size
 from xgenmm.training.shards import MANIFEST, ShardWriter, sha256, sync
 
@@ -46,6 +47,10 @@ class CheckpointConfig:
     """How many of the newest are kept."""
     keep_every: int | None = None
     """Those of steps that this divides are kept for good."""
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or self.keep < 1 or (self.keep_every is not None and self.keep_every < 1):
+            raise ConfigError("checkpoint: every, keep and keep_every must be at least 1")
 
 
 class CheckpointError(RuntimeError):
