@@ -21,14 +21,15 @@ STEPS = 10
 GOLDEN = Path(__file__).parent / "golden" / f"losses-torch-{torch.__version__.partition('+')[0]}.json"
 
 
-def losses(toy: Path, output: Path) -> dict[str, list[float]]:
-    """The loss at each step, by stage."""
+def losses(toy: Path, output: Path, *changes: str, stages: int = 5) -> dict[str, list[float]]:
+    """The loss at each step, by stage, of the first so many stages, with settings changed as `a.b=c`."""
     settings = json.loads(json.dumps(read_yaml(RECIPES / "debug.yaml")).replace("runs/toy", str(toy)))
     del settings["toy"]
+    del settings["stages"][stages:]
     for stage in settings["stages"]:
         stage.pop("epochs", None)
         stage["steps"] = STEPS
-    results = run(decode(Recipe, override(settings, [f"output={output}"])))
+    results = run(decode(Recipe, override(settings, [f"output={output}", *changes])))
     return {result.name: [line["loss"] for line in read_lines(result.folder / "metrics.jsonl")] for result in results}
 
 

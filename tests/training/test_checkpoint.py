@@ -118,19 +118,19 @@ def test_only_what_trains_is_saved(tmp_path):
 
 def test_widths_of_types_do_not_get_in_each_others_way(tmp_path):
     tensors = {
-        "model.a": torch.arange(3, dtype=torch.bfloat16),
-        "model.b": torch.arange(5, dtype=torch.float64),
-        "model.c": torch.zeros(0, 4),
-        "model.d": torch.tensor([True]),
-        "model.e": torch.tensor(7),
-        "model.f": torch.arange(6.0).reshape(2, 3).T,
+        "a": torch.arange(3, dtype=torch.bfloat16),
+        "b": torch.arange(5, dtype=torch.float64),
+        "c": torch.zeros(0, 4),
+        "d": torch.tensor([True]),
+        "e": torch.tensor(7),
+        "f": torch.arange(6.0).reshape(2, 3).T,
     }
     checkpoints = Checkpoints(tmp_path, CheckpointConfig())
-    checkpoints.save(1, tensors, {})
+    checkpoints.save(1, {"model": tensors}, {})
     checkpoints.wait()
-    read = {name: torch.zeros_like(value) for name, value in tensors.items()}
+    read = {f"model.{name}": torch.zeros_like(value) for name, value in tensors.items()}
     dcp.load(read, storage_reader=dcp.HuggingFaceStorageReader(str(tmp_path / "step-1")), no_dist=True)
-    assert all(torch.equal(read[name], value) for name, value in tensors.items())
+    assert all(torch.equal(read[f"model.{name}"], value) for name, value in tensors.items())
 
 
 def test_nothing_in_it_is_a_pickle(tmp_path):
@@ -254,7 +254,7 @@ for step in (1, 2, 3):
     if step == 3:
         subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
     try:
-        checkpoints.save(step, {"model.w": torch.full((15_000,), float(step))}, {})
+        checkpoints.save(step, {"model": {"w": torch.full((15_000,), float(step))}}, {})
         checkpoints.wait()
         print("saved")
     except CheckpointError as error:
@@ -311,7 +311,7 @@ def sharded(seed):
 
 
 def whole(model, optimizer):
-    tensors = training_tensors(model, optimizer)
+    tensors = {f"{kind}.{n}": t for kind, ts in training_tensors(model, optimizer).items() for n, t in ts.items()}
     return {name: t.full_tensor() if isinstance(t, DTensor) else t for name, t in sorted(tensors.items())}
 
 

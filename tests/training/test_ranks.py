@@ -26,7 +26,7 @@ def agree(folder):
     health, state = Health(HealthConfig(skip_in_row=1), folder), HealthState()
     sums = Sums(losses=[1.0, float("nan")], count=7, documents=[DocumentLoss(id=f"d{rank()}", loss=0.5, targets=3)])
     assert health.examine(state, 4, sums, 1.0).skipped
-    with pytest.raises(TrainingError, match="step 5: loss nan .* number 2 in a row"):
+    with pytest.raises(TrainingError, match=r"step 5: loss nan .* number 2 in a row"):
         health.examine(state, 5, sums, 1.0)
     lines = read_lines(folder / "non_finite.jsonl") if rank() == 0 else []
     dist.barrier()

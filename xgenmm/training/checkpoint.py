@@ -77,12 +77,12 @@ class Checkpoints:
         # Pinned memory is dear to get, so it is kept; ordinary memory is given back as soon as it is written.
         self._stager = _new_stager() if torch.cuda.is_available() else None
 
-    def save(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    def save(self, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
         """Copy what is to be saved and have the copy written, after the one before is on the disk.
 
         Args:
             step: Number of steps that are done.
-            tensors: Name -> tensor or shard of one, as `training_tensors` gives them.
+            tensors: Kind -> name -> tensor or shard of one, as `training_tensors` gives them.
             state: What else is needed to go on, as JSON; the same on every rank.
 
         Raises:
@@ -188,15 +188,17 @@ class Checkpoints:
         sync(self.folder)
 
 
-def training_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+def training_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, dict[str, Tensor]]:
     """What has changed since the stage began: parameters that train and the optimizer's state of each, by name."""
     names: dict[Tensor, str] = {
         parameter: name for name, parameter in model.named_parameters() if parameter.requires_grad
     }
-    tensors = {f"model.{name}": parameter.detach() for parameter, name in names.items()}
-    for parameter, values in optimizer.state.items():
-        tensors |= {f"optimizer.{names[parameter]}.{key}": value for key, value in values.items()}
-    return tensors
+    moments = {
+        f"{names[parameter]}.{key}": value
+        for parameter, values in optimizer.state.items()
+        for key, value in values.items()
+    }
+    return {"model": {name: parameter.detach() for parameter, name in names.items()}, "optimizer": moments}
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
