@@ -4,10 +4,12 @@ import dataclasses
 
 import pytest
 import torch
+from ranks import on_ranks
 
 from xgenmm.objectives.reference import by_document
 from xgenmm.processor.packing import pack
 from xgenmm.training import reference_cache
+from xgenmm.training.ranks import gather, rank
 from xgenmm.training.reference_cache import ReferenceCache, prepare_reference
 from xgenmm.types import IGNORE_INDEX, Example
 
@@ -111,3 +113,37 @@ def test_the_file_is_plain_parquet(cache):
     assert row["logps"] == pytest.approx([-1 / 6, -1 / 7, -1 / 8, -1 / 9, -1 / 10])
     batch = pack([example(4)], pad_id=0)
     assert list(by_document(batch, Asked()(batch))) == [row["document"]]
+
+
+def fill_together(folder):
+    """One of two processes: it has the first or the second batch of every step."""
+    cache = ReferenceCache(path=folder / "reference.parquet", about={"weights": "w"})
+    mine = [[step[rank()]] for step in STEPS]
+    live = Asked()
+    reference = prepare_reference(cache, mine, 10, live)
+    for step in STEPS:
+        for batch in step:
+            assert torch.equal(reference(batch), Asked()(batch))
+    assert len(set(gather(live.times))) == 1, "a model in shards hangs if one process asks and another does not"
+    (folder / f"asked-{rank()}").write_text(str(live.times))
+
+
+@pytest.mark.slow  # processes that import torch
+def test_processes_share_the_work_and_ask_equally_often(tmp_path):
+    on_ranks(2, fill_together, tmp_path)
+    assert [(tmp_path / f"asked-{n}").read_text() for n in (0, 1)] == ["10", "10"]
+    assert not (tmp_path / "reference.parts").exists()
+    on_ranks(2, fill_together, tmp_path)
+    assert [(tmp_path / f"asked-{n}").read_text() for n in (0, 1)] == ["0", "0"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cache")  # parts of six documents
+def test_other_processes_go_on_with_what_one_has_written(tmp_path):
+    """Alone, stopped after two parts; then with two processes, of which the first knows some documents already."""
+    folder = tmp_path / "run"
+    alone = ReferenceCache(path=folder / "reference.parquet", about={"weights": "w"})
+    with pytest.raises(KeyboardInterrupt):
+        prepare_reference(alone, STEPS, 10, Asked(dies_at=12))
+    on_ranks(2, fill_together, folder)
+    assert [(folder / f"asked-{n}").read_text() for n in (0, 1)] == ["6", "6"]  # of ten steps, four were there

@@ -4,6 +4,7 @@ One parquet file, with what it depends on in its metadata. It is written in part
 where it was, and counts only when it is whole; one that was made of other weights or data is made anew.
 """
 
+import hashlib
 import json
 import logging
 import shutil
@@ -19,8 +20,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from xgenmm.objectives.reference import Reference, by_document, cached_reference, document_keys
+from xgenmm.objectives.reference import Reference, by_document, cached_reference, supervised_keys
 from xgenmm.progress import progress
+from xgenmm.training.ranks import gather, highest, rank
 from xgenmm.types import Batch
 
 log = logging.getLogger(__name__)
@@ -31,7 +33,7 @@ ABOUT = b"reference_of"
 """Key of the metadata under which a file says what it depends on."""
 
 Logps = dict[str, Float[Tensor, " targets"]]
-"""By `document_keys`."""
+"""By `supervised_keys`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +51,10 @@ class ReferenceCache:
         return self._read(self.path)
 
     def fill(self, steps: Iterable[Iterable[Batch]], num_steps: int, reference: Reference) -> Logps:
-        """Ask the reference for what is not there yet, and write it all down.
+        """Ask the reference for what is not there yet, and write it all down. All processes of a run call it.
 
         Args:
-            steps: Batches of all documents that training will meet, step by step.
+            steps: Batches of all documents that training will meet, step by step: this process's part of them.
             num_steps: How many steps they are, for the progress.
             reference: The model before the stage.
 
@@ -60,33 +62,43 @@ class ReferenceCache:
             OSError: The disk is full. The parts that are whole stay.
         """
         parts = self.path.with_suffix(".parts")
-        logps = self._read_parts(parts)
-        new: Logps = {}
+        logps, new = self._read_parts(parts), Logps()
         with progress("reference", num_steps, "steps") as tell:
             for batches in steps:
                 for batch in batches:
-                    if any(key not in logps for key in document_keys(batch)):
-                        found = by_document(batch, reference(batch))
-                        new.update(found)
-                        logps.update(found)
+                    unknown = any(key not in logps and key not in new for key in supervised_keys(batch))
+                    if any(highest(int(unknown))):  # a model in shards is called by all processes or by none
+                        new.update(by_document(batch, reference(batch)))
                 if len(new) >= DOCUMENTS_PER_PART:
-                    self._write(parts / f"{len(logps)}.parquet", new)
+                    self._write(parts / _part_name(new), new)
+                    logps.update(new)
                     new = {}
                 tell(1)
-        self._write(self.path, logps)
-        shutil.rmtree(parts, ignore_errors=True)
+        if new:
+            self._write(parts / _part_name(new), new)
+        gather(None)  # all parts are there
+        if rank() == 0:
+            self._write(self.path, self._read_all(parts))
+            shutil.rmtree(parts, ignore_errors=True)
+        gather(None)  # the whole is there
+        logps = self.read()
+        assert logps is not None
         return logps
 
     def _read_parts(self, folder: Path) -> Logps:
-        logps: Logps = {}
-        for path in sorted(folder.glob("*.parquet")):
-            part = self._read(path)
-            if part is None:
-                shutil.rmtree(folder)
-                return {}
-            logps.update(part)
+        """What an earlier start has written, if it was of the same weights and data."""
+        if rank() == 0 and any(self._read(path) is None for path in folder.glob("*.parquet")):
+            shutil.rmtree(folder)
+        gather(None)
+        logps = self._read_all(folder)
         if logps:
             log.info("the reference of %d documents is there already", len(logps))
+        return logps
+
+    def _read_all(self, folder: Path) -> Logps:
+        logps: Logps = {}
+        for path in sorted(folder.glob("*.parquet")):
+            logps.update(self._read(path) or {})
         return logps
 
     def _read(self, path: Path) -> Logps | None:
@@ -119,11 +131,17 @@ class ReferenceCache:
         return json.loads(json.dumps(self.about))
 
 
+def _part_name(logps: Logps) -> str:
+    """The same for the same documents, and for no others: processes and starts do not write over each other's."""
+    return hashlib.blake2b("\n".join(logps).encode(), digest_size=8).hexdigest() + ".parquet"
+
+
 def prepare_reference(
     cache: ReferenceCache, steps: Iterable[Iterable[Batch]], num_steps: int, live: Reference
 ) -> Reference:
     """The cached reference of a stage, computed now if it is not there; the arguments are `fill`'s."""
     logps = cache.read()
-    if logps is None:
+    if any(highest(int(logps is None))):
         logps = cache.fill(steps, num_steps, live)
+    assert logps is not None
     return cached_reference(logps)
