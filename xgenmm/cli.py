@@ -236,24 +236,39 @@ def _recipe(name: str, settings: Sequence[str] = ()) -> "Recipe":
     return recipe
 
 
-def _data_view(options: argparse.Namespace) -> None:
-    from xgenmm.config import ConfigError
-    from xgenmm.data.view.app import HOST, make_app, open_port, serve
-    from xgenmm.data.view.catalogue import Catalogue
-    from xgenmm.recipe import is_recipe, sources_of, stage_processor
+def _data_check(options: argparse.Namespace) -> None:
+    from xgenmm.data.quarantine import DataError
+    from xgenmm.recipe_data import check_data
 
-    processors = {}
-    if is_recipe(options.source):
-        recipe = _recipe(options.source)
-        for stage, source in sources_of(recipe):
-            try:
-                processors[source.name] = stage_processor(recipe, stage)
-            except ConfigError as error:
-                logging.getLogger(PROGRAM).warning("%s: shown only as people read it: %s", source.name, error)
-    catalogue = Catalogue(_sources(options.source, options.schema, options.images))
+    found = check_data(_recipe(options.recipe, options.settings), steps=options.steps, output=options.output)
+    print(f"{found.text()}\n\nreport: {found.report}")
+    if found.faults:
+        raise DataError("not fit to be trained on: " + "; ".join(found.faults))
+
+
+def _data_replay(options: argparse.Namespace) -> None:
+    from xgenmm.recipe_data import replay
+
+    print(replay(_recipe(options.recipe, options.settings), options.to_step, options.stage))
+
+
+def _data_view(options: argparse.Namespace) -> None:
+    from functools import partial
+
+    from xgenmm.data.sources import find_sources
+    from xgenmm.data.view.app import HOST, make_app, open_port, serve
+    from xgenmm.data.view.catalogue import Catalogue, listed
+    from xgenmm.recipe import is_recipe
+    from xgenmm.recipe_data import catalogue_of
+
     port = open_port(options.port)
+    if is_recipe(options.source):
+        catalogue, plans = catalogue_of(_recipe(options.source))
+    else:
+        sources = find_sources(options.source, schema=options.schema, images=options.images)
+        catalogue, plans = Catalogue([(source.name, partial(listed, source)) for source in sources]), {}
     print(f"look at http://{HOST}:{port.getsockname()[1]} (Ctrl-C ends it)", flush=True)
-    serve(make_app(catalogue, options.source, processors), port)
+    serve(make_app(catalogue, options.source, plans), port)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -311,6 +326,10 @@ def _parser() -> argparse.ArgumentParser:
     index.set_defaults(function=_data_index)
     _add_fetch(jobs.add_parser("fetch", help="the pictures that tables name by address, into a folder; resumes"))
 
+    _add_check(
+        jobs.add_parser("check", help="what a recipe's stages will see, as a table and a page; fails if they can't")
+    )
+    _add_replay(jobs.add_parser("replay", help="where the plan stands before a step, and that step's rows, as JSON"))
     _add_view(jobs.add_parser("view", help="a local page: records as people and as the model see them"))
     make = jobs.add_parser("make", help="data that a model makes")
     kinds = make.add_subparsers(title="kinds", required=True, metavar="KIND")
@@ -318,6 +337,22 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_evaluate(verbs.add_parser("evaluate", help="benchmarks, few-shot and safety; or saved answers scored again"))
     return parser
+
+
+def _add_check(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE", help="a YAML file, or one of ours by its name")
+    parser.add_argument("settings", metavar="a.b=c", nargs="*", help="settings that replace the recipe's")
+    parser.add_argument("--steps", type=int, metavar="N", help="steps to plan of each stage (default: at most 1000)")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="folder of data_report.html (default: the run's)")
+    parser.set_defaults(function=_data_check)
+
+
+def _add_replay(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE", help="a YAML file, or one of ours by its name")
+    parser.add_argument("settings", metavar="a.b=c", nargs="*", help="settings that replace the recipe's")
+    parser.add_argument("--to-step", type=int, required=True, metavar="N", help="the step, counted from 0")
+    parser.add_argument("--stage", metavar="NAME", help="(default: the first)")
+    parser.set_defaults(function=_data_replay)
 
 
 def _add_view(parser: argparse.ArgumentParser) -> None:

@@ -346,20 +346,10 @@ def _train(recipe: Recipe, number: int, precision: Precision) -> StageResult:
     _note_settings(recipe, number, folder)
     model, processor = build(recipe, stage)
     objective_config = stage.objective_config()
-    pairs = isinstance(objective_config, DpoConfig)
     stage = dataclasses.replace(stage, data=_sources(recipe, stage, model, processor, precision))
     cached = isinstance(objective_config, DpoConfig) and objective_config.reference == "cached"
     keep_freed_memory()
-    loader = Loader(
-        stage.data,
-        stage.batch,
-        processor,
-        pairs=pairs,
-        seed=keyed(recipe.seed, stage.name),
-        mixture=stage.mixture,
-        epochs=stage.epochs,
-        reading=recipe.reading,
-    )
+    loader = make_loader(recipe, stage, processor)
     loader.check()
     steps = loader.planner.count_steps() if stage.steps is None else stage.steps
     about = _about_reference(loader, model, processor, precision) if cached else {}
@@ -425,6 +415,24 @@ def _sources(
         ]
     nn.Module.to(model, "cpu")
     return tuple(made)
+
+
+def make_loader(recipe: Recipe, stage: StageConfig, processor: XGenMMProcessor) -> Loader:
+    """What reads a stage's data, as training does; what is not indexed yet is indexed first.
+
+    Raises:
+        ConfigError, DataError: As `Loader`.
+    """
+    return Loader(
+        stage.data,
+        stage.batch,
+        processor,
+        pairs=isinstance(stage.objective_config(), DpoConfig),
+        seed=keyed(recipe.seed, stage.name),
+        mixture=stage.mixture,
+        epochs=stage.epochs,
+        reading=recipe.reading,
+    )
 
 
 def _about_reference(

@@ -8,23 +8,23 @@ import signal
 import subprocess
 import sys
 import tarfile
-import threading
+from functools import partial
 from html import unescape
 from pathlib import Path
-from urllib.parse import urlencode
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import uvicorn
 from chromium import dom, needs_chromium, screenshot, share_of
 from PIL import Image
+from view_site import Site
 
 from xgenmm.config import ConfigError
+from xgenmm.data.prepare import Limits, Preparer
 from xgenmm.data.sources import find_sources
 from xgenmm.data.view.app import make_app, open_port
 from xgenmm.data.view.boxes import Box, boxes_of
-from xgenmm.data.view.catalogue import PAGE, Catalogue
+from xgenmm.data.view.catalogue import PAGE, Catalogue, listed
 from xgenmm.data.view.tokens import see
 from xgenmm.types import IGNORE_INDEX, Conversation, Picture, Turn
 
@@ -80,45 +80,15 @@ def write_tar(path: Path, members: list[tuple[str, bytes]]) -> None:
             archive.addfile(member, io.BytesIO(content))
 
 
-class Site:
-    """The pages, served on a free port of this machine."""
-
-    def __init__(self, app):
-        self.socket = open_port(0)
-        self.port = self.socket.getsockname()[1]
-        self.server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
-        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]}, daemon=True)
-
-    def __enter__(self):
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.server.should_exit = True
-        self.thread.join(20)
-
-    def url(self, path: str = "/", **values) -> str:
-        return f"http://127.0.0.1:{self.port}{path}" + (f"?{urlencode(values)}" if values else "")
-
-    def get(self, path: str = "/", host: str = "127.0.0.1", **values):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
-        query = f"?{urlencode(values)}" if values else ""
-        connection.request("GET", path + query, headers={"Host": host})
-        answer = connection.getresponse()
-        content = answer.read()
-        connection.close()
-        return answer, content
-
-    def page(self, path: str = "/", **values) -> str:
-        answer, content = self.get(path, **values)
-        assert answer.status == 200, content
-        return content.decode()
-
-
 @pytest.fixture(scope="module")
 def site(folder, toy_processor):
-    catalogue = Catalogue(find_sources(str(folder)))
-    with Site(make_app(catalogue, "things", dict.fromkeys(catalogue.names, toy_processor))) as one:
+    limits = Limits(tokens=toy_processor.config.max_tokens)
+
+    def opened(source):
+        return listed(source, Preparer(toy_processor, source.adapter, source.bind_adapter(), limits))
+
+    catalogue = Catalogue([(source.name, partial(opened, source)) for source in find_sources(str(folder))])
+    with Site(make_app(catalogue, "things")) as one:
         yield one
 
 
@@ -188,13 +158,15 @@ def test_the_twelve_captions_of_a_row(site):
 
 def test_what_the_model_sees_is_what_it_is_given(site):
     page = site.page("/sample", id="preferences/preferences.jsonl:line1")
-    chosen, rejected = re.findall(r'<article class="model">(.*?)</article>', page, re.DOTALL)
+    (article,) = re.findall(r'<article class="model">(.*?)</article>', page, re.DOTALL)
+    trunk, chosen, rejected = re.split(r"<h4>(?:chosen|rejected)</h4>", article)  # both answers behind one beginning
+    assert " target" not in trunk
     for article, answer in ((chosen, "It is magenta."), (rejected, "Red <script>")):
         targets = re.findall(r'class="token (?:text|special) target"[^>]*>(.*?)</span>', article)
         assert unescape("".join(targets)).startswith(answer)
         assert unescape(targets[-1]) == "<|im_end|>"
-    assert re.search(r">6 . &lt;image&gt;<", chosen)  # 60 x 40: two tiles and the base tile, of two vision tokens each
-    assert 'viewBox="0 0 56 28"' in chosen  # one row of two tiles of 28
+    assert re.search(r">6 . &lt;image&gt;<", trunk)  # 60 x 40: two tiles and the base tile, of two vision tokens each
+    assert 'viewBox="0 0 56 28"' in trunk  # one row of two tiles of 28
 
 
 def test_tokens_are_those_of_training(toy_processor):

@@ -4,9 +4,8 @@ Everything comes from the indexes (how long each document is, and what cannot be
 the steps that training would take.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -99,11 +98,14 @@ class StageAudit:
     examples: tuple[tuple[Segment, ...], ...]
     """The first packed rows."""
     digest: str
+    problem: str = ""
+    """What is wrong with the stage's data as a whole."""
 
     @property
     def faults(self) -> list[str]:
         """Why training would not begin."""
-        return [f'data set "{source.name}": {source.fault}' for source in self.sources if source.fault]
+        found = [f'data set "{source.name}": {source.fault}' for source in self.sources if source.fault]
+        return [*found, self.problem] if self.problem else found
 
 
 def audit(
@@ -116,7 +118,8 @@ def audit(
     unit: Unit,
     capacity: int,
     tokens_per_tile: int,
-    name_of: Any,
+    name_of: Callable[[Slot], str],
+    problem: str = "",
 ) -> StageAudit:
     """Plan some steps of a stage and count.
 
@@ -130,6 +133,7 @@ def audit(
         capacity: Tokens of a row.
         tokens_per_tile: Vision tokens of a tile.
         name_of: Gives the id of a slot's row.
+        problem: What is known to be wrong with the stage's data as a whole.
     """
     seen_at: list[int] = []
     seen: list[PlanStatistics] = []
@@ -165,10 +169,13 @@ def audit(
         targets={stock.name: tuple(one.sources[stock.name].target for one in seen) for stock in stocks},
         examples=examples,
         digest=planner.digest if planner is not None else "",
+        problem=problem,
     )
 
 
-def _source_audit(number: int, stock: Stock, statistics: PlanStatistics | None, name_of: Any) -> SourceAudit:
+def _source_audit(
+    number: int, stock: Stock, statistics: PlanStatistics | None, name_of: Callable[[Slot], str]
+) -> SourceAudit:
     lengths = stock.lengths
     planned = statistics.sources[stock.name] if statistics is not None else None
     longest, row, variant = (0, 0, 0) if lengths is None else longest_sample(lengths)
@@ -208,12 +215,14 @@ def longest_sample(lengths: SourceLengths) -> tuple[int, int, int]:
     return int(tokens[place]), row, place - int(lengths.variants[row])
 
 
-def _segments(row: Row, stocks: Sequence[Stock], tokens_per_tile: int, name_of: Any) -> tuple[Segment, ...]:
+def _segments(
+    row: Row, stocks: Sequence[Stock], tokens_per_tile: int, name_of: Callable[[Slot], str]
+) -> tuple[Segment, ...]:
     segments = []
     for slot in row.slots:
         lengths = stocks[slot.source].lengths
         assert lengths is not None, "a source without lengths is in no plan"
-        place, pieces = _place(lengths, slot)
+        place, pieces = lengths.place(slot.row, slot.variant, slot.piece)
         segments.append(
             Segment(
                 source=lengths.name,
@@ -225,12 +234,3 @@ def _segments(row: Row, stocks: Sequence[Stock], tokens_per_tile: int, name_of: 
             )
         )
     return tuple(segments)
-
-
-def _place(lengths: SourceLengths, slot: Slot) -> tuple[int, int]:
-    """Where a document stands in the columns, and how many pieces its sample has."""
-    variant = slot.row + slot.variant if lengths.variants is None else int(lengths.variants[slot.row]) + slot.variant
-    if lengths.pieces is None:
-        return variant, 1
-    first, stop = int(lengths.pieces[variant]), int(lengths.pieces[variant + 1])
-    return first + slot.piece, stop - first

@@ -58,6 +58,14 @@ class SourceLengths:
         """Number of usable rows."""
         return int(self.shards[-1])
 
+    def place(self, row: int, variant: int, piece: int) -> tuple[int, int]:
+        """Where a document stands in the columns, and how many pieces its sample has."""
+        number = row + variant if self.variants is None else int(self.variants[row]) + variant
+        if self.pieces is None:
+            return number, 1
+        first, stop = int(self.pieces[number]), int(self.pieces[number + 1])
+        return first + piece, stop - first
+
 
 Piece = tuple[int, int, int]
 """Tokens, tiles and supervised tokens of one document."""

@@ -4,7 +4,7 @@ Index and loader both go through here, so a planned length is the length that co
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -58,6 +58,46 @@ class Opened:
         return self.files[picture].size
 
 
+def open_row(name: str, adapter: Adapter, row: Row, choose: Choose, roots: tuple[Place, ...] = ()) -> Opened:
+    """Read a row's samples and the headers of their pictures; see `Preparer.open`.
+
+    Args:
+        name: The adapter's name.
+        adapter: With its options.
+        row: The row.
+        choose: Takes one of the row's alternatives.
+        roots: Folders that its picture files must really lie in, links followed.
+
+    Raises:
+        BadSample: It cannot be used.
+    """
+    try:
+        found = adapter(row, choose)
+    except RecursionError as error:
+        raise BadSample("json_invalid", "nested too deeply") from error
+    samples = found if isinstance(found, tuple) else (found,)
+    pictures = list(dict.fromkeys(picture for sample in samples for picture in pictures_of(sample)))
+    files: dict[Picture, PictureFile] = {}
+
+    def size(picture: Picture) -> tuple[int, int]:
+        files[picture] = PictureFile(picture, MAX_PIXELS)
+        return files[picture].size
+
+    looked = look_at(pictures, name, size, roots)
+    lost = {picture: BadSample("image_missing", f"{picture.name} is not fetched") for picture in looked.absent}
+    lost.update(looked.failed)
+    if not lost:
+        return Opened(samples=samples, files=files)
+    first = next(lost[picture] for picture in pictures if picture in lost)
+    if name not in INTERLEAVED:
+        raise first
+    if len(lost) == len(pictures):
+        raise BadSample("all_images_failed", "; ".join(str(one.detail) for one in lost.values()))
+    kept = tuple(without(sample, lost) for sample in samples)
+    remark = f"{len(lost)} of {len(pictures)} pictures fall out: {first.detail}"
+    return Opened(samples=kept, files=files, remark=remark)
+
+
 class Preparer:
     """Turns rows of one data set into documents."""
 
@@ -87,31 +127,7 @@ class Preparer:
         Raises:
             BadSample: It cannot be used.
         """
-        try:
-            found = self._adapter(row, choose)
-        except RecursionError as error:
-            raise BadSample("json_invalid", "nested too deeply") from error
-        samples = found if isinstance(found, tuple) else (found,)
-        pictures = list(dict.fromkeys(picture for sample in samples for picture in pictures_of(sample)))
-        files: dict[Picture, PictureFile] = {}
-
-        def size(picture: Picture) -> tuple[int, int]:
-            files[picture] = PictureFile(picture, MAX_PIXELS)
-            return files[picture].size
-
-        looked = look_at(pictures, self._name, size, roots)
-        lost = {picture: BadSample("image_missing", f"{picture.name} is not fetched") for picture in looked.absent}
-        lost.update(looked.failed)
-        if not lost:
-            return Opened(samples=samples, files=files)
-        first = next(lost[picture] for picture in pictures if picture in lost)
-        if self._name not in INTERLEAVED:
-            raise first
-        if len(lost) == len(pictures):
-            raise BadSample("all_images_failed", "; ".join(str(one.detail) for one in lost.values()))
-        kept = tuple(_without(sample, lost) for sample in samples)
-        remark = f"{len(lost)} of {len(pictures)} pictures fall out: {first.detail}"
-        return Opened(samples=kept, files=files, remark=remark)
+        return open_row(self._name, self._adapter, row, choose, roots)
 
     def cut(self, opened: Opened) -> list[tuple[Excerpt, Outline]]:
         """The documents of a row, in order, none longer than the limits.
@@ -238,7 +254,8 @@ class _Ruler:
         return outline.tokens <= self._limits.tokens and outline.tiles <= self._limits.tiles
 
 
-def _without(sample: Sample, lost: Mapping[Picture, BadSample]) -> Sample:
+def without(sample: Sample, lost: Container[Picture]) -> Sample:
+    """A document without some of its pictures."""
     assert isinstance(sample, Document), "only documents lose pictures"
     parts = tuple(part for part in sample.parts if not (isinstance(part, Picture) and part in lost))
     return dataclasses.replace(sample, parts=parts)

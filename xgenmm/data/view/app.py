@@ -18,13 +18,18 @@ from PIL import Image
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from xgenmm.config import ConfigError
-from xgenmm.data.scan import MAX_PIXELS
+from xgenmm.data.audit_report import COLOURS
+from xgenmm.data.pictures import MAX_PIXELS
+from xgenmm.data.plan import StepPlan
+from xgenmm.data.prepare import Preparer
+from xgenmm.data.quarantine import BadSample
 from xgenmm.data.view.boxes import boxes_of
-from xgenmm.data.view.catalogue import Catalogue, Entry, Query, head_of
+from xgenmm.data.view.catalogue import Catalogue, Entry, Query
+from xgenmm.data.view.heads import head_of, hexdump
+from xgenmm.data.view.packed import Packed, Plans
 from xgenmm.data.view.tokens import Seen, see
 from xgenmm.pages.templates import page_template
 from xgenmm.processor.images import ImageError, PictureFile
-from xgenmm.processor.processor import XGenMMProcessor
 from xgenmm.types import Picture
 
 HOST = "127.0.0.1"
@@ -35,16 +40,22 @@ POLICY = (
 )
 
 
-def make_app(catalogue: Catalogue, title: str, processors: Mapping[str, XGenMMProcessor]) -> FastAPI:
+def make_app(catalogue: Catalogue, title: str, plans: Mapping[str, Plans] | None = None) -> FastAPI:
     """The page's server.
 
     Args:
         catalogue: What there is to look at.
         title: What the pages call it.
-        processors: By source; without one, its pages show only what people read.
+        plans: Of the stages, by name: their packed rows can be looked at.
     """
     app = FastAPI(title="xgenmm data view", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])  # no name of a stranger's leads here
+    site = Site(catalogue, title, plans or {})
+    for path, page in (
+        *(("/", site.browse), ("/sample", site.sample), ("/rows", site.rows), ("/row", site.row)),
+        *(("/picture", site.picture), ("/style.css", site.style)),
+    ):
+        app.add_api_route(path, page, response_model=None)
 
     @app.middleware("http")
     async def guard(request: Request, answer: Callable[[Request], Any]) -> Response:
@@ -54,51 +65,75 @@ def make_app(catalogue: Catalogue, title: str, processors: Mapping[str, XGenMMPr
         response.headers["Referrer-Policy"] = "no-referrer"
         return response
 
-    def page(template: str, **values: Any) -> HTMLResponse:
-        common = {"title": title, "sources": catalogue.names, "link": link}
-        return HTMLResponse(page_template("xgenmm.data.view", template).render(**common, **values))
+    @app.exception_handler(HTTPException)
+    async def told(_: Request, error: HTTPException) -> PlainTextResponse:
+        return PlainTextResponse(str(error.detail), status_code=error.status_code)
 
-    @app.get("/style.css")
-    def style() -> Response:
-        house = resources.files("xgenmm.pages").joinpath("style.css").read_text(encoding="utf-8")
-        own = resources.files("xgenmm.data.view").joinpath("page/view.css").read_text(encoding="utf-8")
-        return Response(house + own, media_type="text/css")
+    return app
 
-    @app.get("/")
-    def browse(
-        source: str = "", status: str = "", reason: str = "", words: str = "", start: str = "", tab: str = ""
-    ) -> HTMLResponse:
-        query = Query(source=source, status="quarantine" if tab == "quarantine" else status, reason=reason, words=words)
-        found = catalogue.page(query, start)
-        heads = {
-            entry.id: _hex(head_of(entry.row, entry.reason)) for entry in found.entries if entry.reason and entry.row
+
+class Site:
+    """The pages. Names of arguments are those of the addresses' queries."""
+
+    def __init__(self, catalogue: Catalogue, title: str, plans: Mapping[str, Plans]) -> None:
+        self._catalogue = catalogue
+        self._plans = plans
+        planned = dict.fromkeys(name for plan in plans.values() for name in plan.sources)
+        self._common = {
+            "title": title,
+            "sources": catalogue.names,
+            "stages": list(plans),
+            "colours": {name: number % COLOURS for number, name in enumerate(planned)},
+            "link": link,
         }
-        return page("browse.html", query=query, found=found, tab=tab, start=start, heads=heads)
 
-    @app.get("/sample")
-    def sample(id: str, at: int = -1, variant: int = 0) -> HTMLResponse:
-        entry = catalogue.find(id, at, variant)
-        if entry is None:
-            raise HTTPException(404, f"there is no record {id}")
+    def browse(
+        self, source: str = "", status: str = "", reason: str = "", words: str = "", start: str = "", tab: str = ""
+    ) -> HTMLResponse:
+        """Some records."""
+        query = Query(source=source, status="quarantine" if tab == "quarantine" else status, reason=reason, words=words)
+        found = self._catalogue.page(query, start)
+        heads = {
+            entry.id: hexdump(head_of(entry.row, entry.reason)) for entry in found.entries if entry.reason and entry.row
+        }
+        return self._page("browse.html", query=query, found=found, tab=tab, start=start, heads=heads)
+
+    def sample(self, id: str, at: int = -1, variant: int = 0, source: str = "") -> HTMLResponse:
+        """One record."""
+        entry = self._find(id, at, variant, source)
         texts = [text for reading in entry.readings for text in reading.texts]
-        return page(
+        preparer = self._catalogue.shelf(entry.source).preparer
+        return self._page(
             "sample.html",
             entry=entry,
             variant=variant,
-            neighbours=catalogue.neighbours(entry),
-            boxes=boxes_of(entry.row.fields, texts) if entry.row and not entry.reason else [],
-            seen=_seen(entry, processors.get(entry.source)),
-            has_model=entry.source in processors,
+            neighbours=self._catalogue.neighbours(entry),
+            boxes=boxes_of(entry.row.fields, texts) if entry.row and entry.opened else [],
+            seen=_seen(entry, preparer),
+            has_model=preparer is not None,
             fields=_shown_fields(entry),
             pictures_of=lambda reading: [_pictures(entry).index(picture) for picture in reading.pictures],
-            head=_hex(head_of(entry.row, entry.reason)) if entry.reason and entry.row else [],
+            head=hexdump(head_of(entry.row, entry.reason)) if entry.reason and entry.row else [],
         )
 
-    @app.get("/picture")
-    def picture(id: str, number: int, at: int = -1, size: str = "small") -> Response:
-        entry = catalogue.find(id, at)
-        if entry is None:
-            raise HTTPException(404, "there is no such record")
+    def rows(self, stage: str, step: int = 0) -> HTMLResponse:
+        """The packed rows of a step."""
+        plan, found = self._step(stage, step)
+        packed = [plan.documents(found, number, seen=False) for number in range(len(found.rows))]
+        return self._page("rows.html", stage=stage, step=found, rows=packed, capacity=_room(plan, packed))
+
+    def row(self, stage: str, step: int, number: int) -> HTMLResponse:
+        """One packed row, with its documents."""
+        plan, found = self._step(stage, step)
+        if not 0 <= number < len(found.rows):
+            raise HTTPException(404, f"step {step} has {len(found.rows)} rows")
+        packed = plan.documents(found, number, seen=True)
+        room = _room(plan, [packed])
+        return self._page("row.html", stage=stage, step=found, number=number, row=packed, capacity=room)
+
+    def picture(self, id: str, number: int, at: int = -1, size: str = "small", source: str = "") -> Response:
+        """A picture of a record that can be used."""
+        entry = self._find(id, at, 0, source)
         if entry.reason:
             raise HTTPException(403, "a record that cannot be used shows no picture")
         pictures = _pictures(entry)
@@ -106,11 +141,32 @@ def make_app(catalogue: Catalogue, title: str, processors: Mapping[str, XGenMMPr
             raise HTTPException(404, "there is no such picture")
         return _drawn(pictures[number], LARGE if size == "large" else THUMBNAIL)
 
-    @app.exception_handler(HTTPException)
-    async def told(_: Request, error: HTTPException) -> PlainTextResponse:
-        return PlainTextResponse(str(error.detail), status_code=error.status_code)
+    def style(self) -> Response:
+        """The style of all pages."""
+        sheets = (
+            ("xgenmm.pages", "style.css"),
+            ("xgenmm.data", "page/packed.css"),
+            ("xgenmm.data.view", "page/view.css"),
+        )
+        text = [resources.files(package).joinpath(name).read_text(encoding="utf-8") for package, name in sheets]
+        return Response("".join(text), media_type="text/css")
 
-    return app
+    def _page(self, template: str, **values: Any) -> HTMLResponse:
+        return HTMLResponse(page_template("xgenmm.data.view", template).render(**self._common, **values))
+
+    def _find(self, name: str, at: int, variant: int, source: str) -> Entry:
+        entry = self._catalogue.find(name, at, variant, source)
+        if entry is None:
+            raise HTTPException(404, f"there is no record {name}")
+        return entry
+
+    def _step(self, stage: str, step: int) -> tuple[Plans, StepPlan]:
+        if stage not in self._plans:
+            raise HTTPException(404, f"there is no stage {stage}")
+        found = self._plans[stage].step(step) if step >= 0 else None
+        if found is None:
+            raise HTTPException(404, f"the plan of {stage} has no step {step}")
+        return self._plans[stage], found
 
 
 def open_port(port: int) -> socket.socket:
@@ -138,23 +194,30 @@ def link(path: str, **values: Any) -> str:
     return f"{path}?{urlencode(given)}" if given else path
 
 
+def _room(plan: Plans, rows: list[list[Packed]]) -> int:
+    """Positions that the drawing of a row has room for."""
+    return max([plan.capacity, *(sum(document.tokens for document in row) for row in rows)])
+
+
 def _pictures(entry: Entry) -> list[Picture]:
     """All pictures of a record, each once; the pages number them so."""
     return list(dict.fromkeys(picture for reading in entry.readings for picture in reading.pictures))
 
 
-def _seen(entry: Entry, processor: XGenMMProcessor | None) -> list[tuple[str, Seen, list[int]]]:
-    """What a model sees of each sample: a heading, the document, and which of the record's pictures it shows."""
-    if processor is None or entry.reason:
+def _seen(entry: Entry, preparer: Preparer | None) -> list[tuple[str, Seen | None, list[int]]]:
+    """What a model sees of each document: a heading, the document, and which of the record's pictures it shows."""
+    if preparer is None or entry.opened is None:
         return []
+    try:
+        documents = [outline for _, outline in preparer.cut(entry.opened)]
+    except BadSample as error:
+        return [(f"{error.reason}: {error.detail}", None, [])]
     pictures = _pictures(entry)
-    found = []
-    for sample, reading in zip(entry.samples, entry.readings, strict=True):
-        outlines = processor.outlines(sample, lambda picture: PictureFile(picture, MAX_PIXELS).size)
-        names = ("chosen", "rejected") if reading.kind == "preference" else ("",) * len(outlines)
-        for name, outline in zip(names, outlines, strict=True):
-            seen = see(outline, processor)
-            found.append((name, seen, [pictures.index(canvas.picture) for canvas in seen.canvases]))
+    found: list[tuple[str, Seen | None, list[int]]] = []
+    for number, outline in enumerate(documents, start=1):
+        seen = see(outline, preparer.processor)
+        heading = "" if len(documents) == 1 else f"piece {number} of {len(documents)}"
+        found.append((heading, seen, [pictures.index(canvas.picture) for canvas in seen.canvases]))
     return found
 
 
@@ -190,13 +253,3 @@ def _told(value: Any) -> str:
         return f"{len(value):,} bytes"
     text = str(value)
     return text if len(text) <= 4000 else f"{text[:4000]}…"
-
-
-def _hex(content: bytes) -> list[tuple[str, str, str]]:
-    """Offset, bytes and letters of each 16 bytes."""
-    rows = []
-    for first in range(0, len(content), 16):
-        part = content[first : first + 16]
-        letters = "".join(chr(byte) if 32 <= byte < 127 else "·" for byte in part)
-        rows.append((f"{first:04x}", part.hex(" "), letters))
-    return rows

@@ -1,21 +1,25 @@
 """The records of some sources, page by page: read, judged, filtered and searched, each only when it is asked for."""
 
+import dataclasses
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from xgenmm.data.adapters import Adapter
 from xgenmm.data.adapters.choosing import Asked, pick
+from xgenmm.data.files import Place, place_of
 from xgenmm.data.listing import Listing
+from xgenmm.data.pictures import INTERLEAVED
+from xgenmm.data.prepare import Opened, Preparer, open_row, without
 from xgenmm.data.quarantine import BadSample
-from xgenmm.data.readers import PICTURE_SUFFIXES, Row
-from xgenmm.data.scan import judge
-from xgenmm.data.source import SourceConfig
+from xgenmm.data.readers import Row
+from xgenmm.data.source import Source, SourceConfig
+from xgenmm.data.view.indexed import IndexedRows
 from xgenmm.data.view.reading import Reading, read_sample
-from xgenmm.types import Sample
+from xgenmm.processor.images import ImageError
 
 PAGE = 24
 """Records on a page."""
@@ -23,8 +27,6 @@ SECONDS = 3.0
 """How long one page looks for records that fit; then it offers to look on."""
 REMEMBERED = 50_000
 """Verdicts that are kept: a record's pictures are decoded to judge it."""
-HEAD = 128
-"""Bytes of a quarantined record that are shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +51,8 @@ class Entry:
     number: int
     """In its source."""
     row: Row | None
-    samples: tuple[Sample, ...] = ()
+    """None if there is nothing that could be read."""
+    opened: Opened | None = None
     """None if it cannot be used."""
     readings: tuple[Reading, ...] = ()
     variants: int = 1
@@ -68,42 +71,127 @@ class Page:
     looked_at: int
 
 
+@runtime_checkable
+class Rows(Protocol):
+    """The rows of a source by number."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def judged(self) -> int:
+        """How many rows, from the first on, are known to be unusable; 0 also where nothing is known."""
+        ...
+
+    def verdict(self, number: int) -> tuple[str, str]:
+        """Reason and detail of one of those."""
+        ...
+
+    def row_id(self, number: int) -> str:
+        """What a row is called."""
+        ...
+
+    def find(self, name: str) -> int | None:
+        """The number of a row by its id."""
+        ...
+
+    def read(self, number: int) -> Row:
+        """A row's contents.
+
+        Raises:
+            BadSample, OSError: It cannot be read.
+        """
+        ...
+
+    def picture_roots(self, number: int) -> tuple[Place, ...]:
+        """Folders that a row's picture files must really lie in, links followed."""
+        ...
+
+
+class ListedRows:
+    """A source without an index: where its rows lie was noted in one pass, and what they hold is not known."""
+
+    def __init__(self, listing: Listing) -> None:
+        self._listing = listing
+        self.judged = len(listing.faults)
+
+    def __len__(self) -> int:
+        return self.judged + len(self._listing)
+
+    def verdict(self, number: int) -> tuple[str, str]:
+        fault = self._listing.faults[number]
+        return fault.reason, fault.detail
+
+    def row_id(self, number: int) -> str:
+        return self._listing.faults[number].id if number < self.judged else self._listing.row_id(number - self.judged)
+
+    def find(self, name: str) -> int | None:
+        return next((number for number in range(len(self)) if self.row_id(number) == name), None)
+
+    def read(self, number: int) -> Row:
+        if number < self.judged:
+            raise BadSample(*self.verdict(number))
+        return self._listing.read(number - self.judged)
+
+    def picture_roots(self, number: int) -> tuple[Place, ...]:
+        return self._listing.picture_roots(number - self.judged)
+
+
 @dataclass(kw_only=True)
 class Shelf:
     """One source, opened."""
 
     config: SourceConfig
-    reader: Listing
+    rows: Rows
     adapter: Adapter
-    verdicts: OrderedDict[int, tuple[str, str]] = field(default_factory=OrderedDict)
+    preparer: Preparer | None
+    """Makes of rows what a model sees; None where no model is known."""
+    knows_all: bool
+    """Whether all rows but those that are judged can be used, as far as can be told without decoding."""
+    verdicts: OrderedDict[tuple[int, int], tuple[str, str]] = field(default_factory=OrderedDict)
 
-    @property
-    def length(self) -> int:
-        """Records and damages."""
-        return len(self.reader.faults) + len(self.reader)
+
+def listed(config: SourceConfig, preparer: Preparer | None = None) -> Shelf:
+    """A source without an index."""
+    images = None if config.images is None else place_of(config.images)
+    listing = Listing(config.name, config.patterns, images)
+    rows = ListedRows(listing)
+    return Shelf(config=config, rows=rows, adapter=config.bind_adapter(), preparer=preparer, knows_all=False)
+
+
+def indexed(config: SourceConfig, source: Source) -> Shelf:
+    """A source with an index."""
+    return Shelf(
+        config=config,
+        rows=IndexedRows(source),
+        adapter=config.bind_adapter(),
+        preparer=source.preparer,
+        knows_all=True,
+    )
 
 
 class Catalogue:
     """All sources of a recipe, or of files that somebody named."""
 
-    def __init__(self, sources: Sequence[SourceConfig]) -> None:
-        self._sources = {source.name: source for source in sources}
+    def __init__(self, shelves: Sequence[tuple[str, Callable[[], Shelf]]]) -> None:
+        """Open nothing yet.
+
+        Args:
+            shelves: Of each source its name, and what opens it when it is first asked for.
+        """
+        self._openers = dict(shelves)
         self._shelves: dict[str, Shelf] = {}
         self._lock = threading.Lock()
 
     @property
     def names(self) -> list[str]:
         """Of the sources."""
-        return list(self._sources)
+        return list(self._openers)
 
     def shelf(self, name: str) -> Shelf:
-        """A source, opened when it is first asked for."""
+        """A source."""
         with self._lock:
             if name not in self._shelves:
-                config = self._sources[name]
-                images = Path(config.images) if config.images else None
-                reader = Listing(config.name, config.patterns, images)
-                self._shelves[name] = Shelf(config=config, reader=reader, adapter=config.bind_adapter())
+                self._shelves[name] = self._openers[name]()
             return self._shelves[name]
 
     def page(self, query: Query, start: str = "") -> Page:
@@ -118,80 +206,107 @@ class Catalogue:
         until, looked_at = time.monotonic() + SECONDS, 0
         found: list[Entry] = []
         while place < len(names):
-            shelf = self.shelf(names[place])
-            while number < shelf.length:
+            name = names[place]
+            shelf = self.shelf(name)
+            stop = shelf.rows.judged if query.status == "quarantine" and shelf.knows_all else len(shelf.rows)
+            while number < stop:
                 if len(found) == PAGE or (looked_at and time.monotonic() > until):
                     return Page(entries=tuple(found), following=f"{place}.{number}", looked_at=looked_at)
                 looked_at += 1
-                if (entry := self._fitting(shelf, number, query)) is not None:
+                if (entry := self._fitting(name, number, query)) is not None:
                     found.append(entry)
                 number += 1
             place, number = place + 1, 0
         return Page(entries=tuple(found), following=None, looked_at=looked_at)
 
-    def find(self, name: str, at: int = -1, variant: int = 0) -> Entry | None:
+    def find(self, name: str, at: int = -1, variant: int = 0, source: str = "") -> Entry | None:
         """A record by its id.
 
         Args:
             name: The id.
             at: Its number in its source, if somebody knows: otherwise the ids are gone through.
             variant: Which of its alternatives to show.
+            source: Its source, if somebody knows: stages may read the same source in different ways.
         """
-        for source in sorted(self.names, key=len, reverse=True):
-            if name.startswith(f"{source}/"):
-                shelf = self.shelf(source)
-                for number in [at, *range(shelf.length)]:
-                    if 0 <= number < shelf.length and self._id(shelf, number) == name:
-                        return self.entry(shelf, number, variant)
+        for owner in [source] if source in self._openers else self.names:
+            shelf = self.shelf(owner)
+            if not name.startswith(f"{shelf.config.name}/"):
+                continue
+            known = 0 <= at < len(shelf.rows) and shelf.rows.row_id(at) == name
+            number = at if known else shelf.rows.find(name)
+            if number is not None:
+                return self.entry(owner, number, variant)
         return None
 
     def neighbours(self, entry: Entry) -> tuple[tuple[str, int] | None, tuple[str, int] | None]:
         """Id and number of the records before and behind one."""
-        shelf = self.shelf(entry.source)
+        rows = self.shelf(entry.source).rows
         before, behind = entry.number - 1, entry.number + 1
         return (
-            (self._id(shelf, before), before) if before >= 0 else None,
-            (self._id(shelf, behind), behind) if behind < shelf.length else None,
+            (rows.row_id(before), before) if before >= 0 else None,
+            (rows.row_id(behind), behind) if behind < len(rows) else None,
         )
 
-    def entry(self, shelf: Shelf, number: int, variant: int = 0) -> Entry:
+    def entry(self, source: str, number: int, variant: int = 0) -> Entry:
         """A record, read and judged; its pictures have been decoded once."""
-        source = shelf.config.name
-        faults = shelf.reader.faults
-        if number < len(faults):
-            fault = faults[number]
-            return Entry(id=fault.id, source=source, number=number, row=None, reason=fault.reason, detail=fault.detail)
-        name = shelf.reader.row_id(number - len(faults))
+        shelf = self.shelf(source)
+        name = shelf.rows.row_id(number)
+        refused = shelf.rows.verdict(number) if number < shelf.rows.judged else ("", "")
         try:
-            row = shelf.reader.read(number - len(faults))
+            row = shelf.rows.read(number)
         except BadSample as error:
-            return Entry(id=name, source=source, number=number, row=None, reason=error.reason, detail=error.detail)
-        reason, detail = self._verdict(shelf, number, row)
-        if reason:
-            return Entry(id=name, source=source, number=number, row=row, reason=reason, detail=detail)
+            refused = refused if refused[0] else (error.reason, error.detail)
+            return Entry(id=name, source=source, number=number, row=None, reason=refused[0], detail=refused[1])
+        except OSError as error:
+            return Entry(id=name, source=source, number=number, row=None, reason="archive_truncated", detail=str(error))
+        if refused[0]:
+            return Entry(id=name, source=source, number=number, row=row, reason=refused[0], detail=refused[1])
         asked = Asked()
-        found = shelf.adapter(row, asked)
-        if variant and variant < asked.count:
-            found = shelf.adapter(row, pick(variant))
-        samples = found if isinstance(found, tuple) else (found,)
-        readings = tuple(map(read_sample, samples))
+        try:
+            opened = self._open(shelf, number, row, asked, variant)
+        except BadSample as error:
+            return Entry(id=name, source=source, number=number, row=row, reason=error.reason, detail=error.detail)
         return Entry(
             id=name,
             source=source,
             number=number,
             row=row,
-            samples=samples,
-            readings=readings,
+            opened=opened,
+            readings=tuple(map(read_sample, opened.samples)),
             variants=max(asked.count, 1),
-            detail=detail,
+            detail=opened.remark,
         )
 
-    def _id(self, shelf: Shelf, number: int) -> str:
-        faults = shelf.reader.faults
-        return faults[number].id if number < len(faults) else shelf.reader.row_id(number - len(faults))
+    def _open(self, shelf: Shelf, number: int, row: Row, asked: Asked, variant: int) -> Opened:
+        """A row with its damaged pictures found.
 
-    def _fitting(self, shelf: Shelf, number: int, query: Query) -> Entry | None:
-        entry = self.entry(shelf, number)
+        Raises:
+            BadSample: It cannot be used.
+        """
+        known = shelf.verdicts.get((number, variant))
+        if known and known[0]:
+            raise BadSample(*known)
+        try:
+            roots = shelf.rows.picture_roots(number)
+            opened = open_row(shelf.config.adapter, shelf.adapter, row, asked, roots)
+            if variant and variant < asked.count:
+                opened = open_row(shelf.config.adapter, shelf.adapter, row, pick(variant), roots)
+            if known is None:
+                opened = _verified(opened, shelf.config.adapter)
+        except BadSample as error:
+            self._remember(shelf, number, variant, (error.reason, error.detail))
+            raise
+        if not opened.remark:
+            self._remember(shelf, number, variant, ("", ""))
+        return opened
+
+    def _remember(self, shelf: Shelf, number: int, variant: int, verdict: tuple[str, str]) -> None:
+        shelf.verdicts[number, variant] = verdict
+        while len(shelf.verdicts) > REMEMBERED:
+            shelf.verdicts.popitem(last=False)
+
+    def _fitting(self, source: str, number: int, query: Query) -> Entry | None:
+        entry = self.entry(source, number)
         if query.status and query.status != ("quarantine" if entry.reason else "ok"):
             return None
         if query.reason and query.reason != entry.reason:
@@ -202,25 +317,27 @@ class Catalogue:
                 return None
         return entry
 
-    def _verdict(self, shelf: Shelf, number: int, row: Row) -> tuple[str, str]:
-        if number not in shelf.verdicts:
-            shelf.verdicts[number] = judge(row, shelf.config.adapter)
-            if len(shelf.verdicts) > REMEMBERED:
-                shelf.verdicts.popitem(last=False)
-        return shelf.verdicts[number]
 
+def _verified(opened: Opened, adapter: str) -> Opened:
+    """A row whose pictures have all been decoded. Out of documents, damaged ones fall alone.
 
-def head_of(row: Row, reason: str) -> bytes:
-    """The first bytes of what a record was refused for: of its picture, or of what it says."""
-    pictures = [content for name, content in row.fields.items() if name in PICTURE_SUFFIXES]
-    others = [content for name, content in row.fields.items() if name not in PICTURE_SUFFIXES]
-    for content in pictures + others if reason.startswith("image_") else others + pictures:
-        if isinstance(content, Path) and content.is_file():
-            with content.open("rb") as file:
-                return file.read(HEAD)
-        if isinstance(content, bytes):
-            return content[:HEAD]
-    return repr(dict(row.fields)).encode()[:HEAD]
+    Raises:
+        BadSample: A picture is damaged, and the row cannot do without.
+    """
+    damaged: dict = {}
+    for picture, file in opened.files.items():
+        try:
+            file.verify()
+        except ImageError as error:
+            damaged[picture] = error
+    if not damaged:
+        return opened
+    first = next(iter(damaged.values()))
+    if adapter not in INTERLEAVED or len(damaged) == len(opened.files):
+        raise BadSample(f"image_{first.reason}", str(first))
+    remark = "; ".join(filter(None, [opened.remark, f"{len(damaged)} damaged pictures fall out: {first}"]))
+    kept = tuple(without(sample, damaged.keys()) for sample in opened.samples)
+    return dataclasses.replace(opened, samples=kept, remark=remark)
 
 
 def _parse_start(start: str, sources: int) -> tuple[int, int]:

@@ -21,6 +21,7 @@ class Token:
     """text, special or picture."""
     text: str
     ids: tuple[int, ...]
+    """None if it is only to be predicted: the end of a branch, which nothing follows."""
     place: int
     """Of the first one in the sequence."""
     supervised: bool
@@ -70,6 +71,20 @@ class Seen:
     vision_tokens: int
     loss_tokens: int
 
+    @property
+    def trunk(self) -> list[Token]:
+        """What all branches see; all of a document that has none."""
+        return [token for token in self.tokens if not token.branch]
+
+    @property
+    def branches(self) -> list[list[Token]]:
+        """What each branch alone sees, behind the trunk."""
+        groups: dict[int, list[Token]] = {}
+        for token in self.tokens:
+            if token.branch:
+                groups.setdefault(token.branch, []).append(token)
+        return list(groups.values())
+
 
 def see(outline: Outline, processor: XGenMMProcessor) -> Seen:
     """What a model is given of a document, and what of it is supervised."""
@@ -105,9 +120,9 @@ def _canvases(outline: Outline, processor: XGenMMProcessor) -> Iterator[Canvas]:
 
 def _tokens(outline: Outline, processor: XGenMMProcessor, canvases: Sequence[Canvas]) -> Iterator[Token]:
     example = outline.example
-    ids = example.input_ids.tolist()
+    ids, labels = example.input_ids.tolist(), example.labels.tolist()
     branches = [0] * len(ids) if example.branches is None else example.branches.tolist()
-    supervised = _supervised(ids, example.labels.tolist(), branches)
+    supervised = _supervised(ids, labels, branches)
     special = {*processor.tokenizer.all_special_ids, *processor.tokenizer.added_tokens_decoder}
     picture, place = 0, 0
     while place < len(ids):
@@ -130,6 +145,17 @@ def _tokens(outline: Outline, processor: XGenMMProcessor, canvases: Sequence[Can
             picture=number,
         )
         place += count
+        expected = labels[place - 1]
+        if expected != IGNORE_INDEX and (place == len(ids) or branches[place] != branches[place - 1]):
+            text = processor.tokenizer.decode([expected])
+            yield Token(
+                kind="special" if expected in special else "text",
+                text=text,
+                ids=(),
+                place=place,
+                supervised=True,
+                branch=branches[place - 1],
+            )
 
 
 def _supervised(ids: Sequence[int], labels: Sequence[int], branches: Sequence[int]) -> list[bool]:
