@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import types
 
 import pytest
 import torch
@@ -197,6 +198,9 @@ def test_a_flipped_bit_costs_one_checkpoint_and_is_told(tmp_path, caplog):
     assert equal(values(model), then)
     assert "model-00000.safetensors is damaged: its SHA-256 is" in caplog.text
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-1", "step-2.damaged"]
+    again = save(tmp_path, 2, model, optimizer) / "state.json"
+    again.write_text(again.read_text().replace("2", "3"))
+    assert load(tmp_path, model, optimizer)[0] == good
     (good / "state.json").write_text((good / "state.json").read_text().replace("1", "2"))
     with pytest.raises(CheckpointError, match=r"no checkpoint in .* is sound: .*state\.json is damaged"):
         load(tmp_path, model, optimizer)
@@ -234,6 +238,18 @@ def test_a_full_disk_is_told_and_costs_nothing(tmp_path, monkeypatch, failing):
     assert not (tmp_path / "step-2").exists()
     assert contents(tmp_path / "step-1") == good
     assert latest_checkpoint(tmp_path) == tmp_path / "step-1"
+
+
+def test_an_older_one_that_cannot_be_removed_costs_nothing(tmp_path, monkeypatch, caplog):
+    def stuck(path, **_):
+        raise OSError(errno.EBUSY, "Device or resource busy", str(path))
+
+    model, optimizer = make()
+    save(tmp_path, 1, model, optimizer, keep=1)
+    monkeypatch.setattr("xgenmm.training.checkpoint.shutil", types.SimpleNamespace(rmtree=stuck))
+    path = save(tmp_path, 2, model, optimizer, keep=1)
+    assert latest_checkpoint(tmp_path) == path
+    assert "cannot remove older checkpoints" in caplog.text
 
 
 def test_a_target_that_cannot_be_written(tmp_path):

@@ -153,7 +153,9 @@ class Checkpoints:
             damaged += faults
             log.warning("%s; it is set aside as %s.damaged", "; ".join(faults), path.name)
             if rank() == 0:
-                path.rename(path.with_name(f"{path.name}.damaged"))
+                aside = path.with_name(f"{path.name}.damaged")
+                shutil.rmtree(aside, ignore_errors=True)
+                path.rename(aside)
         if damaged:
             raise CheckpointError(
                 f"no checkpoint in {self.folder} is sound: {'; '.join(damaged)}; remove the folder to begin anew"
@@ -166,14 +168,17 @@ class Checkpoints:
         writer = ShardWriter(target, {STATE: state}, facts)
         try:
             dcp.save(tensors, storage_writer=writer, process_group=self._group, no_dist=not dist.is_initialized())
-            if rank() == 0:
-                self._prune()
         except (CheckpointException, OSError) as error:
             if rank() == 0:
                 shutil.rmtree(target, ignore_errors=True)
             last = latest_checkpoint(self.folder)
             left = f"the last good checkpoint is {last}, untouched" if last else "there is no earlier checkpoint"
             raise CheckpointError(f"cannot write the checkpoint {target}: {_reason(error)}; {left}") from error
+        if rank() == 0:
+            try:
+                self._prune()
+            except OSError as error:  # costs room, and nothing that is needed
+                log.warning("cannot remove older checkpoints: %s", error)
 
     def _prune(self) -> None:
         """Remove older checkpoints, and what is left of those that a crash cut off."""

@@ -259,6 +259,7 @@ class Trainer:
             self.model.feature_cache.flush()
         report = data_report(self.progress.tallies, self.loader.shares, self.loader.mixture.unit)
         (self.folder / "data_report.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
+        self.optimizer.zero_grad()  # nobody needs the gradients any more, and the copy needs room
         tensors = training_tensors(self.model, self.optimizer)
         self.checkpoints.save(self.progress.step, tensors, encode(self.progress))
         return time.perf_counter() - began
