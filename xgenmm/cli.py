@@ -43,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _quickstart(options: argparse.Namespace) -> None:
+    from xgenmm.training.stopping import leave_when_preempted
+
+    leave_when_preempted()
     from xgenmm.quickstart import quickstart
 
     report = quickstart(fast=options.fast, stamps=options.with_stamps, output=options.output)
@@ -56,6 +59,9 @@ def _starter(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
+    from xgenmm.training.stopping import leave_when_preempted
+
+    leave_when_preempted()
     from xgenmm import recipe as recipes
 
     results = recipes.run(_recipe(options.recipe, options.settings))

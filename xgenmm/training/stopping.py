@@ -49,6 +49,15 @@ class Asked:
             raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
 
+def leave_when_preempted() -> None:
+    """Outside of training, where there is nothing to save, SIGUSR1 ends the process at once with its exit code."""
+
+    def leave(_number: int, _frame: FrameType | None) -> None:
+        raise SystemExit(EXIT_PREEMPTED)
+
+    signal.signal(signal.SIGUSR1, leave)
+
+
 @contextmanager
 def asked_to_stop() -> Iterator[Asked]:
     """While it lasts, SIGINT (Ctrl-C), SIGTERM and SIGUSR1 are noted."""

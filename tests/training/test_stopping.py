@@ -1,0 +1,77 @@
+"""Signals to the command as a scheduler or a person sends them, and its exit codes."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from xgenmm.data.quarantine import read_lines
+
+PATIENCE = 180
+
+
+@pytest.fixture
+def command(toy_folder, tmp_path):
+    """Starts `xgenmm train` on a long stage of one sample a step."""
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/toy").symlink_to(toy_folder)
+    stage = {"steps": 5000, "batch.size": 1, "batch.micro": 1, "checkpoint.every": 1000}
+    settings = [f"stages.pretrain.{name}={value}" for name, value in stage.items()]
+    started = []
+
+    def start():
+        line = [sys.executable, "-m", "xgenmm.cli", "train", "debug", *settings]
+        process = subprocess.Popen(line, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def steps(folder):
+    return len(read_lines(folder / "runs/debug/pretrain/metrics.jsonl"))
+
+
+@pytest.mark.slow
+def test_preempted_it_saves_and_goes_on_where_it_stopped(command, tmp_path):
+    process = command()
+    wait_for(lambda: steps(tmp_path) >= 3)
+    process.send_signal(signal.SIGUSR1)
+    _, said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 75
+    done = steps(tmp_path)
+    assert said.strip().endswith(f"stopped after {done} steps and saved; the same command goes on from there")
+    checkpoint = tmp_path / f"runs/debug/pretrain/checkpoints/step-{done}"
+    assert (checkpoint / "manifest.json").is_file()
+
+    # the second time: SIGTERM, and once more without patience, while it saves or before
+    process = command()
+    wait_for(lambda: steps(tmp_path) > done)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.001)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 143
+    assert f"pretrain goes on from runs/debug/pretrain/checkpoints/step-{done}" in said
+    assert (checkpoint / "manifest.json").is_file()
+
+
+@pytest.mark.slow
+def test_preempted_before_the_first_step_it_leaves(command, tmp_path):
+    process = command()
+    wait_for(lambda: (tmp_path / "runs/debug/lock").exists())
+    process.send_signal(signal.SIGUSR1)
+    process.communicate(timeout=PATIENCE)
+    assert process.returncode == 75
