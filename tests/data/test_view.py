@@ -21,10 +21,11 @@ from view_site import Site
 
 from xgenmm.config import ConfigError
 from xgenmm.data.prepare import Limits, Preparer
+from xgenmm.data.shards import LinesShard
 from xgenmm.data.sources import find_sources
 from xgenmm.data.view.app import make_app, open_port
 from xgenmm.data.view.boxes import Box, boxes_of
-from xgenmm.data.view.catalogue import PAGE, Catalogue, listed
+from xgenmm.data.view.catalogue import PAGE, Catalogue, Query, listed
 from xgenmm.data.view.tokens import see
 from xgenmm.types import IGNORE_INDEX, Conversation, Picture, Turn
 
@@ -134,6 +135,28 @@ def test_nobody_waits_for_a_search_through_everything(site, monkeypatch):
     assert "look on" in page
     start = re.search(r'start=([^"&]*)', page)[1]
     assert start not in site.page(words="number 59", start=start).partition("rel=")[2]
+
+
+def test_a_long_file_opens_at_once(tmp_path, monkeypatch):
+    """Only as much of it is gone through as a page shows."""
+    lines = [json.dumps({"instruction": f"Question {n}?", "output": "Yes."}) + "\n" for n in range(100_000)]
+    (tmp_path / "instruct.jsonl").write_text("".join(lines))
+    read = []
+    walk = LinesShard.walk
+
+    def counted(self, **options):
+        for item in walk(self, **options):
+            read.append(item.key)
+            yield item
+
+    monkeypatch.setattr(LinesShard, "walk", counted)
+    monkeypatch.setattr("xgenmm.data.view.catalogue.SECONDS", 60.0)
+    (source,) = find_sources(str(tmp_path), schema="instructions")
+    catalogue = Catalogue([(source.name, partial(listed, source))])
+    page = catalogue.page(Query())
+    assert [entry.id for entry in page.entries] == [f"instruct/instruct.jsonl:line{n}" for n in range(1, PAGE + 1)]
+    assert len(read) <= PAGE + 1
+    assert catalogue.page(Query(), "0.99990").entries[-1].id.endswith(":line100000")
 
 
 # ---- one record ----

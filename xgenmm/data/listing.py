@@ -50,7 +50,3 @@ class Listing:
         """
         shard, key, members = self._rows[number]
         return Row(id=row_id(self._source, shard, key), fields=shard.read(key, members), root=shard.root(key))
-
-    def picture_roots(self, number: int) -> tuple[Place, ...]:
-        """Folders that a row's picture files must really lie in."""
-        return self._rows[number][0].picture_roots()

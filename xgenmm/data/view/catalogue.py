@@ -11,13 +11,13 @@ from typing import Protocol, runtime_checkable
 from xgenmm.data.adapters import Adapter
 from xgenmm.data.adapters.choosing import Asked, pick
 from xgenmm.data.files import Place, place_of
-from xgenmm.data.listing import Listing
 from xgenmm.data.pictures import INTERLEAVED
 from xgenmm.data.prepare import Opened, Preparer, open_row, without
 from xgenmm.data.quarantine import BadSample
 from xgenmm.data.readers import Row
 from xgenmm.data.source import Source, SourceConfig
 from xgenmm.data.view.indexed import IndexedRows
+from xgenmm.data.view.listed import ListedRows
 from xgenmm.data.view.reading import Reading, read_sample
 from xgenmm.processor.images import ImageError
 
@@ -75,7 +75,9 @@ class Page:
 class Rows(Protocol):
     """The rows of a source by number."""
 
-    def __len__(self) -> int: ...
+    def has(self, number: int) -> bool:
+        """Whether there is a row of this number. Ask before anything else is asked of it."""
+        ...
 
     @property
     def judged(self) -> int:
@@ -107,35 +109,6 @@ class Rows(Protocol):
         ...
 
 
-class ListedRows:
-    """A source without an index: where its rows lie was noted in one pass, and what they hold is not known."""
-
-    def __init__(self, listing: Listing) -> None:
-        self._listing = listing
-        self.judged = len(listing.faults)
-
-    def __len__(self) -> int:
-        return self.judged + len(self._listing)
-
-    def verdict(self, number: int) -> tuple[str, str]:
-        fault = self._listing.faults[number]
-        return fault.reason, fault.detail
-
-    def row_id(self, number: int) -> str:
-        return self._listing.faults[number].id if number < self.judged else self._listing.row_id(number - self.judged)
-
-    def find(self, name: str) -> int | None:
-        return next((number for number in range(len(self)) if self.row_id(number) == name), None)
-
-    def read(self, number: int) -> Row:
-        if number < self.judged:
-            raise BadSample(*self.verdict(number))
-        return self._listing.read(number - self.judged)
-
-    def picture_roots(self, number: int) -> tuple[Place, ...]:
-        return self._listing.picture_roots(number - self.judged)
-
-
 @dataclass(kw_only=True)
 class Shelf:
     """One source, opened."""
@@ -153,8 +126,7 @@ class Shelf:
 def listed(config: SourceConfig, preparer: Preparer | None = None) -> Shelf:
     """A source without an index."""
     images = None if config.images is None else place_of(config.images)
-    listing = Listing(config.name, config.patterns, images)
-    rows = ListedRows(listing)
+    rows = ListedRows(config.name, config.patterns, images)
     return Shelf(config=config, rows=rows, adapter=config.bind_adapter(), preparer=preparer, knows_all=False)
 
 
@@ -208,8 +180,8 @@ class Catalogue:
         while place < len(names):
             name = names[place]
             shelf = self.shelf(name)
-            stop = shelf.rows.judged if query.status == "quarantine" and shelf.knows_all else len(shelf.rows)
-            while number < stop:
+            only_judged = query.status == "quarantine" and shelf.knows_all
+            while number < shelf.rows.judged if only_judged else shelf.rows.has(number):
                 if len(found) == PAGE or (looked_at and time.monotonic() > until):
                     return Page(entries=tuple(found), following=f"{place}.{number}", looked_at=looked_at)
                 looked_at += 1
@@ -232,7 +204,7 @@ class Catalogue:
             shelf = self.shelf(owner)
             if not name.startswith(f"{shelf.config.name}/"):
                 continue
-            known = 0 <= at < len(shelf.rows) and shelf.rows.row_id(at) == name
+            known = shelf.rows.has(at) and shelf.rows.row_id(at) == name
             number = at if known else shelf.rows.find(name)
             if number is not None:
                 return self.entry(owner, number, variant)
@@ -244,7 +216,7 @@ class Catalogue:
         before, behind = entry.number - 1, entry.number + 1
         return (
             (rows.row_id(before), before) if before >= 0 else None,
-            (rows.row_id(behind), behind) if behind < len(rows) else None,
+            (rows.row_id(behind), behind) if rows.has(behind) else None,
         )
 
     def entry(self, source: str, number: int, variant: int = 0) -> Entry:

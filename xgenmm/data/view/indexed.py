@@ -41,8 +41,9 @@ class IndexedRows:
             self._refused = [one for place in range(len(self._source.shards)) for one in self._refused_in(place)]
         return self._refused
 
-    def __len__(self) -> int:
-        return len(self.refused) + self._source.index.lengths.rows
+    def has(self, number: int) -> bool:
+        """Whether there is a row of this number."""
+        return 0 <= number < len(self.refused) + self._source.index.lengths.rows
 
     @property
     def judged(self) -> int:
