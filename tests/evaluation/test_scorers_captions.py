@@ -118,6 +118,18 @@ def test_the_next_line_decides_whether_no_is_an_abbreviation():
     assert ptb_tokenize_corpus(["the answer is no.", "two dogs"])[0] == "the answer is no"
 
 
+def test_closing_tags_have_no_attributes():
+    # By the Java tokeniser: with an attribute or a slash behind the name it is no tag, but marks and words.
+    assert ptb_tokenize("x </a > y") == "x </a\u00a0> y"
+    assert ptb_tokenize("x </a b> y") == "x < / a b > y"
+    assert ptb_tokenize("x </a/> y") == "x < / a / > y"
+    assert ptb_tokenize('x <a b="c" /> y') == 'x <a\u00a0b="c"\u00a0/> y'
+
+
+def test_line_separators_are_spaces():
+    assert ptb_tokenize_corpus(["a\u2028dog", "two\rcats"]) == ["a dog", "two cats"]
+
+
 def test_captions_must_match_their_references():
     with pytest.raises(ValueError, match="1 candidates for 2 images"):
         cider(["a"], [["a"], ["b"]])

@@ -230,9 +230,17 @@ def _distinct(values: Ints) -> tuple[Ints, Ints]:
 
 def _renumbered(values: Ints) -> Ints:
     """Every non-negative value replaced by its rank among the distinct ones."""
-    order = np.argsort(values)
-    ranks = np.empty_like(order)
-    ranks[order] = np.cumsum(np.diff(values[order], prepend=-1) != 0) - 1
+    places = np.arange(len(values))
+    bits = len(values).bit_length()
+    if len(values) and int(values.max()) < 1 << (63 - bits):
+        # A value and its place in one number: sorting numbers is twice as fast as sorting places by them.
+        both = np.sort(values << bits | places)
+        ordered, order = both >> bits, both & ((1 << bits) - 1)
+    else:
+        order = np.argsort(values)
+        ordered = values[order]
+    ranks = np.empty_like(places)
+    ranks[order] = np.cumsum(np.diff(ordered, prepend=-1) != 0) - 1
     return ranks
 
 

@@ -64,7 +64,8 @@ _OPENER = (
 """Words that begin a sentence often enough that a lone letter's period before them is the sentence's: "plan B. The"."""
 
 _NAME = "[A-Za-z][A-Za-z0-9_:.-]*"
-_TAG = f"<(?:[!?][A-Za-z-][^>\r\n]*|/?{_NAME}(?: +{_NAME}(?: *= *(?:\"[^\r\n\"]*\"|'[^\r\n']*'))?)* */? *)>"
+_ATTRIBUTE = f" +{_NAME}(?: *= *(?:\"[^\r\n\"]*\"|'[^\r\n']*'))?"
+_TAG = f"<(?:[!?][A-Za-z-][^>\r\n]*|/{_NAME} *|{_NAME}(?:{_ATTRIBUTE})* */? *)>"
 _ADDRESS = '(?i:https?)://[^ \t\n\f\r"<>|(){}]+[^ \t\n\f\r"<>|.!?(){},-]'
 # The class ",-_" is a range in the reference, so a host name before ".com" has no digits, capitals or slashes.
 _SITE = (
@@ -144,18 +145,21 @@ def ptb_tokenize_corpus(texts: Sequence[str]) -> list[str]:
     before one that begins with "The" is not, and the very last line, which no line break follows, ends differently.
     Line separators inside a caption are spaces here; in the reference any but a line feed shifts all later captions.
     """
-    lines = [text.translate(_BREAKS_TO_SPACES) for text in texts]
+    lines = list(texts)
+    if any(chr(code) in "".join(lines) for code in _BREAKS_TO_SPACES):
+        lines = [text.translate(_BREAKS_TO_SPACES) for text in texts]
     buffer, start, tokenized = "\n".join(lines), 0, []
+    plain = _REACHING.search(buffer) is None  # true of most sets of captions, and then asked but once
     for line in lines:
-        tokenized.append(_line(buffer, start, start + len(line)))
+        tokenized.append(_line(buffer, start, start + len(line), plain=plain))
         start += len(line) + 1
     return tokenized
 
 
-def _line(buffer: str, start: int, end: int) -> str:
-    """Tokenise one line of a text; rules may look beyond its end."""
+def _line(buffer: str, start: int, end: int, *, plain: bool = False) -> str:
+    """Tokenise one line of a text; rules may look beyond its end. Plain: nothing in it is `_REACHING`."""
     text = buffer[start:end]
-    if end < len(buffer) and not _REACHING.search(text):
+    if end < len(buffer) and (plain or not _REACHING.search(text)):
         chunks = list(map(_chunk, text.split(" ")))
         if None not in chunks:
             return " ".join(filter(None, chunks))
