@@ -59,6 +59,7 @@ def trained(tmp_path: Path, *, shuffled: bool) -> dict:
     write_captions(tmp_path / f"{shuffled}.tar", shuffled=shuffled)
     settings = json.loads(json.dumps(read_yaml(RECIPES / "debug.yaml")).replace("runs/toy", str(toy)))
     stage = settings["stages"][0]
+    del stage["mixture"]  # one source needs no weight
     stage["data"] = [{"name": "pairs", "adapter": "caption_pairs", "path": str(tmp_path / f"{shuffled}.tar")}]
     stage["steps"] = 250
     settings["stages"] = [stage]
