@@ -303,11 +303,12 @@ def test_precision_is_settled_once_for_a_run(toy_folder, tmp_path, monkeypatch):
 
     recipe = debug(toy_folder, tmp_path, "precision=auto")
     monkeypatch.setattr(recipes, "probe", lambda _: Probe(speed_up=9.0, error=0.001))
-    assert recipes._settle_precision(debug(toy_folder, tmp_path, "precision=float32")) == "float32"
+    cpu = torch.device("cpu")
+    assert recipes._settle_precision(debug(toy_folder, tmp_path, "precision=float32"), cpu) == "float32"
     recipe.folder.mkdir(parents=True)
-    assert recipes._settle_precision(recipe) == "bfloat16"
+    assert recipes._settle_precision(recipe, cpu) == "bfloat16"
     monkeypatch.setattr(recipes, "probe", lambda _: Probe(speed_up=0.1, error=0.001))
-    assert recipes._settle_precision(recipe) == "bfloat16"
+    assert recipes._settle_precision(recipe, cpu) == "bfloat16"
 
 
 # ---- mistakes --------------------------------------------------------------------------------------------------------

@@ -63,9 +63,19 @@ def _train(options: argparse.Namespace) -> None:
 
     leave_when_preempted()
     from xgenmm import recipe as recipes
+    from xgenmm.training.parallel import processes
+    from xgenmm.training.ranks import from_first, rank
 
-    results = recipes.run(_recipe(options.recipe, options.settings))
-    print(f"weights: {results[-1].folder / 'weights'}")
+    recipe = recipes.load_recipe(options.recipe, options.settings)
+    with processes():
+        if recipe.toy is not None and rank() == 0:
+            from xgenmm.starter.toy import write_toy
+
+            write_toy(Path(recipe.toy))
+        from_first(None)  # nobody reads the toy before it is there
+        results = recipes.run(recipe)
+        if rank() == 0:
+            print(f"weights: {results[-1].folder / 'weights'}")
 
 
 def _plan(options: argparse.Namespace) -> None:

@@ -46,8 +46,9 @@ from xgenmm.training.health import HealthConfig
 from xgenmm.training.lock import hold
 from xgenmm.training.metrics import peak_memory_mb
 from xgenmm.training.optim import OptimConfig, averaged
-from xgenmm.training.precision import Precision, autocast, lost_in, probe, put_back
-from xgenmm.training.ranks import rank
+from xgenmm.training.parallel import computing, processes, spread
+from xgenmm.training.precision import Precision, autocast, lost_in, probe
+from xgenmm.training.ranks import from_first, gather, rank, world_size
 from xgenmm.training.reference_cache import ReferenceCache, prepare_reference
 from xgenmm.training.trainer import Trainer, TrainerConfig, to_device
 
@@ -253,9 +254,15 @@ def _check_stage(recipe: Recipe, stage: StageConfig) -> None:
         raise ConfigError(f"{where}.train: nothing trains; set vision, resampler or language")
     if stage.train.vision and (recipe.feature_cache if stage.feature_cache is None else stage.feature_cache):
         raise ConfigError(f"{where}.feature_cache: the vision encoder trains, so its features change; set false")
-    if stage.noised is not None and not isinstance(stage.objective_config(), DpoConfig):
+    objective = stage.objective_config()
+    lives = isinstance(objective, DpoConfig) and objective.reference == "live"
+    if lives and world_size() > 1 and True in vars(stage.train).values():
+        raise ConfigError(
+            f"{where}.objective.reference: several processes share the weights and keep no copy of them as they were; "
+            "set cached, or train LoRA adapters only"
+        )
+    if stage.noised is not None and not isinstance(objective, DpoConfig):
         raise ConfigError(f"{where}.noised: answers to noised pictures are for preferences, with the objective dpo")
-    stage.objective_config()
     _check_processor({**recipe.processor, **stage.processor}, f"{where}.processor", whole=recipe.stages[0].init is None)
     if stage.init is not None:
         check_folder(Path(stage.init))
@@ -277,21 +284,27 @@ def run(recipe: Recipe, *, before_first: Hook | None = None, after_stage: Hook |
         LockError: Another process works in the run's folder.
         DataError, TrainingError, CheckpointError, WeightsError, Stopped, OSError: As the parts say.
     """
-    check(recipe)
-    recipe.folder.mkdir(parents=True, exist_ok=True)
-    with hold(recipe.folder) if rank() == 0 else nullcontext():
-        return _run_stages(recipe, before_first, after_stage)
+    with processes() as device:
+        check(recipe)
+        recipe.folder.mkdir(parents=True, exist_ok=True)
+        if rank() != 0:
+            logging.getLogger("xgenmm").setLevel(logging.WARNING)  # to be told once is enough
+        with hold(recipe.folder) if rank() == 0 else nullcontext():
+            return _run_stages(recipe, device, before_first, after_stage)
 
 
-def _run_stages(recipe: Recipe, before_first: Hook | None, after_stage: Hook | None) -> list[StageResult]:
-    precision = _settle_precision(recipe)
+def _run_stages(
+    recipe: Recipe, device: torch.device, before_first: Hook | None, after_stage: Hook | None
+) -> list[StageResult]:
+    precision = _settle_precision(recipe, device)
     recipe = dataclasses.replace(recipe, precision=precision)
     if before_first is not None:
         folder = recipe.folder / "untrained"
         before_first(StageResult(name="untrained", folder=folder, load=lambda: build(recipe, recipe.stages[0])))
     results = []
     for number, stage in enumerate(recipe.stages):
-        result = _finished(recipe, number) or _train(recipe, number, precision)
+        done = from_first(_is_done(recipe, number))
+        result = _finished(recipe, number) if done else _train(recipe, number, precision, device)
         log.info("%s %s", stage.name, "is done already" if result.skipped else f"done: {result.folder / 'weights'}")
         results.append(result)
         if after_stage is not None:
@@ -338,36 +351,36 @@ def _parts(model: ModelConfig) -> dict[str, int]:
     return {"tile": read_encoder_config(model.vision).image_size, "tokens_per_tile": model.resampler.latents}
 
 
-def _train(recipe: Recipe, number: int, precision: Precision) -> StageResult:
+def _train(recipe: Recipe, number: int, precision: Precision, device: torch.device) -> StageResult:
     """Put a stage's parts together, train, and write its weights."""
     stage = recipe.stages[number]
     folder = recipe.folder / stage.name
     folder.mkdir(parents=True, exist_ok=True)
-    _note_settings(recipe, number, folder)
+    if rank() == 0:
+        _note_settings(recipe, number, folder)
     model, processor = build(recipe, stage)
     objective_config = stage.objective_config()
-    stage = dataclasses.replace(stage, data=_sources(recipe, stage, model, processor, precision))
+    stage = dataclasses.replace(stage, data=_sources(recipe, stage, model, processor, precision, device))
     cached = isinstance(objective_config, DpoConfig) and objective_config.reference == "cached"
     keep_freed_memory()
     loader = make_loader(recipe, stage, processor)
     loader.check()
     steps = loader.planner.count_steps() if stage.steps is None else stage.steps
     about = _about_reference(loader, model, processor, precision) if cached else {}
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(keyed(recipe.seed, "lora", stage.name))
         model.set_trainable(**vars(stage.train), lora=stage.lora)
     dtype = getattr(torch, precision)
-    originals = lost_in(model, dtype)
+    originals = lost_in(model, dtype) if rank() == 0 else {}
     model.to_compute_dtype(dtype)
-    nn.Module.to(model, device)
+    spread(model, recipe.parallel, precision, device)
     cache = recipe.feature_cache if stage.feature_cache is None else stage.feature_cache
     model.use_feature_cache(recipe.folder / "features" if cache else None)
     reference = None
     if cached:
         batches = ([to_device(batch, device) for batch in step.batches] for step in loader.steps(0, steps, once=True))
         kept = ReferenceCache(path=folder / "reference.parquet", about=about)
-        with autocast(device, precision):
+        with computing(model, device, precision):
             reference = prepare_reference(kept, batches, steps, asked(model.eval()))
     trainer = Trainer(
         name=stage.name,
@@ -386,12 +399,13 @@ def _train(recipe: Recipe, number: int, precision: Precision) -> StageResult:
         after_step=_watch(stage, folder, steps, processor, precision),
     )
     progress = trainer.run()
-    figures = {"steps": steps, "seconds": progress.seconds, "peak_memory_mb": peak_memory_mb(device)}
-    (folder / "result.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
+    figures = {"steps": steps, "seconds": progress.seconds, "peak_memory_mb": max(gather(peak_memory_mb(device)))}
+    if rank() == 0:
+        (folder / "result.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
     with averaged(trainer.optimizer):
-        nn.Module.to(model, "cpu")
-        put_back(model, originals)
-        save(model, processor, folder / "weights", card=_card(recipe, number))
+        path, card = folder / "weights", _card(recipe, number)
+        save(model, processor, path, card=card, instead=originals, writes=rank() == 0)
+    from_first(None)  # nobody reads the weights before they are there
     return StageResult(name=stage.name, folder=folder, load=lambda: load(folder / "weights"), **figures)
 
 
@@ -401,20 +415,22 @@ def _sources(
     model: XGenMMForConditionalGeneration,
     processor: XGenMMProcessor,
     precision: Precision,
+    device: torch.device,
 ) -> tuple[SourceConfig, ...]:
     """What a stage trains on: its data, or what the model makes of them under noise."""
     if stage.noised is None:
         return stage.data
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    made: list[SourceConfig] = []
     seed, folder = keyed(recipe.seed, stage.name), recipe.folder / stage.name / "noised"
-    nn.Module.to(model, device)
-    with autocast(device, precision):
-        made = [
-            make_noised_preferences(model, processor, source, stage.noised, folder / source.name, seed=seed)
-            for source in stage.data
-        ]
-    nn.Module.to(model, "cpu")
-    return tuple(made)
+    if rank() == 0:  # one process writes, the others wait
+        nn.Module.to(model, device)
+        with autocast(device, precision):
+            made = [
+                make_noised_preferences(model, processor, source, stage.noised, folder / source.name, seed=seed)
+                for source in stage.data
+            ]
+        nn.Module.to(model, "cpu")
+    return tuple(from_first(made))
 
 
 def make_loader(recipe: Recipe, stage: StageConfig, processor: XGenMMProcessor) -> Loader:
@@ -432,6 +448,8 @@ def make_loader(recipe: Recipe, stage: StageConfig, processor: XGenMMProcessor) 
         mixture=stage.mixture,
         epochs=stage.epochs,
         reading=recipe.reading,
+        rank=rank(),
+        world_size=world_size(),
     )
 
 
@@ -458,18 +476,25 @@ def _watch(
 
     def after_step(trainer: Trainer) -> None:
         if watch.is_due(trainer.progress.step):
-            with autocast(trainer.device, precision), averaged(trainer.optimizer):
+            with computing(trainer.model, trainer.device, precision), averaged(trainer.optimizer):
                 watch.evaluate(trainer.progress.step, trainer.model, processor)
 
     return after_step
 
 
-def _finished(recipe: Recipe, number: int) -> StageResult | None:
-    """The result of a stage that has its weights; None if it has still to be done."""
+def _is_done(recipe: Recipe, number: int) -> bool:
+    """Whether a stage has its weights."""
+    return (recipe.folder / recipe.stages[number].name / "weights").is_dir()
+
+
+def _finished(recipe: Recipe, number: int) -> StageResult:
+    """The result of a stage that is done.
+
+    Raises:
+        ConfigError: It was begun with other settings.
+    """
     stage = recipe.stages[number]
     folder = recipe.folder / stage.name
-    if not (folder / "weights").is_dir():
-        return None
     _compare_settings(recipe, number, folder)
     figures = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     return StageResult(name=stage.name, folder=folder, skipped=True, load=lambda: load(folder / "weights"), **figures)
@@ -486,15 +511,16 @@ def _make_processor(tokenizer: Any, settings: Mapping[str, Any]) -> XGenMMProces
     return XGenMMProcessor(tokenizer, decode(ProcessorConfig, dict(settings), "recipe.processor"))
 
 
-def _settle_precision(recipe: Recipe) -> Precision:
+def _settle_precision(recipe: Recipe, device: torch.device) -> Precision:
     """What the recipe says, or what was found when the run began: a run does not change its arithmetic half-way."""
     if recipe.precision != "auto":
         return recipe.precision
     path = recipe.folder / "precision.json"
-    if not path.exists():
-        result = probe(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    if rank() == 0 and not path.exists():
+        result = probe(device)
         log.info("computing in %s: bfloat16 is %.1f times as fast here", result.choice, result.speed_up)
         path.write_text(json.dumps({"choice": result.choice, **encode(result)}), encoding="utf-8")
+    from_first(None)  # nobody reads the file before it is there
     choice = json.loads(path.read_text(encoding="utf-8"))["choice"]
     return "bfloat16" if choice == "bfloat16" else "float32"
 

@@ -78,6 +78,14 @@ def test_merging_into_bfloat16_keeps_small_changes(adapted):
         layer.lora_B["default"].weight.fill_(1.0)
     layer.base_layer.weight.data = layer.base_layer.weight.data.bfloat16()
     torch.testing.assert_close(merged_state(adapted)[f"{name}.weight"], torch.full((56, 32), 1 + 2.0**-12))
+    # and a weight that was rounded to bfloat16 is merged as it was before
+    original = {f"{name}.base_layer.weight": torch.full((56, 32), 1 + 2.0**-13)}
+    torch.testing.assert_close(
+        merged_state(adapted, original)[f"{name}.weight"],
+        torch.full((56, 32), 1 + 2.0**-13 + 2.0**-12),
+        rtol=1e-8,
+        atol=0,
+    )
 
 
 @pytest.mark.parametrize("family", ["phi3", "llama", "gpt2"])

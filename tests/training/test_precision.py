@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from xgenmm.training.precision import Probe, autocast, lost_in, probe, put_back
+from xgenmm.model.lora import merged_state
+from xgenmm.training.precision import Probe, autocast, lost_in, probe
 
 
 @pytest.mark.parametrize(
@@ -31,7 +32,7 @@ def test_autocast_only_when_chosen():
         assert layer(inputs).dtype == torch.float32
 
 
-def test_frozen_parameters_come_back_as_they_were():
+def test_frozen_parameters_are_saved_as_they_were():
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     with torch.no_grad():
         model[0].weight.fill_(1 / 3)  # needs more than 8 bits
@@ -42,6 +43,8 @@ def test_frozen_parameters_come_back_as_they_were():
     assert list(originals) == ["0.weight"]
     for parameter in model[0].parameters():
         parameter.data = parameter.data.bfloat16()
-    put_back(model, originals)
-    assert model[0].weight[0, 0].item() == torch.tensor(1 / 3).item()
-    assert model[0].weight.dtype == torch.float32
+    state = merged_state(model, originals)
+    assert state["0.weight"][0, 0].item() == torch.tensor(1 / 3).item()
+    assert state["0.bias"].tolist() == [0.5, 0.5]
+    assert state["1.weight"].dtype == torch.float32
+    assert merged_state(model, originals, keep=False) == {}

@@ -11,7 +11,7 @@ from xgenmm.costs.flops import Flops, Trained, Work, step_flops
 from xgenmm.costs.gpus import Gpu
 from xgenmm.costs.memory import Count, Memory, counts, split_parameters, step_memory
 from xgenmm.costs.shapes import Amount, ModelShape
-from xgenmm.costs.sharding import Mesh, ParallelConfig, Traffic, mesh_of, traffic
+from xgenmm.costs.sharding import Mesh, ParallelConfig, Recompute, Traffic, mesh_of, traffic
 
 WORLDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 """Numbers of GPUs that a plan looks at."""
@@ -143,8 +143,9 @@ def plan_stage(recipe: RecipeView, stage: StageView, shape: ModelShape, document
 
     found = fleets(recipe.parallel)
     smallest = {"as it is": _smallest(found)}
-    for kind in ("selective", "full"):
-        again = {**recipe.parallel.recompute, "language": kind, "resampler": kind}
+    kinds: tuple[Recompute, ...] = ("selective", "full")
+    for kind in kinds:
+        again: dict[str, Recompute] = {**recipe.parallel.recompute, "language": kind, "resampler": kind}
         if again != recipe.parallel.recompute:
             others = fleets(replace(recipe.parallel, recompute=again))
             smallest[f"with parallel.recompute {kind}"] = _smallest(others)

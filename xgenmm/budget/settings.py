@@ -52,9 +52,16 @@ class PlanConfig:
         Raises:
             ConfigError: The table has no such name, and not all that it would say is given.
         """
-        given = {name: vars(self)[name] for name in ("tflops", "memory", "price", "per_machine")}
-        given = {name: value for name, value in given.items() if value is not None}
-        if {"tflops", "memory"} <= given.keys():
-            return Gpu(**{"name": self.gpu, "link": 32.0, **given})
-        known = find_gpu(self.gpu)
-        return Gpu(**{**vars(known), **given})
+        if self.tflops is not None and self.memory is not None:
+            known = Gpu(name=self.gpu, tflops=self.tflops, memory=self.memory, link=32.0)
+        else:
+            known = find_gpu(self.gpu)
+        return Gpu(
+            name=known.name,
+            tflops=known.tflops if self.tflops is None else self.tflops,
+            memory=known.memory if self.memory is None else self.memory,
+            link=known.link,
+            network=known.network,
+            price=known.price if self.price is None else self.price,
+            per_machine=known.per_machine if self.per_machine is None else self.per_machine,
+        )

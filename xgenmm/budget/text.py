@@ -52,9 +52,9 @@ def _assumptions(recipe: RecipeView, device: Gpu, notes: Sequence[str], stages: 
 
 
 def _parameters(stage: StagePlan) -> list[str]:
-    rows = [(part, count.trained, count.frozen, count.trained + count.frozen) for part, count in stage.counts.items()]
-    total = ("total", *(sum(row[column] for row in rows) for column in (1, 2, 3)))
-    body = [(name, *(f"{number:,}" for number in numbers)) for name, *numbers in (*rows, total)]
+    rows = {part: (c.trained, c.frozen, c.trained + c.frozen) for part, c in stage.counts.items()}
+    total = tuple(sum(column) for column in zip(*rows.values(), strict=True))
+    body = [(name, *(f"{number:,}" for number in numbers)) for name, numbers in {**rows, "total": total}.items()]
     return _table(("parameters", "train", "frozen", "all"), body)
 
 

@@ -100,9 +100,11 @@ class StageView:
     objective: dict[str, Any] = field(default_factory=dict)
     optim: dict[str, Any]
     checkpoint: Any = None
+    health: Any = None
     processor: dict[str, Any] = field(default_factory=dict)
     feature_cache: Any = None
     evaluate: Any = None
+    noised: Any = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +117,7 @@ class RecipeView:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     model: ModelView | None = None
     processor: dict[str, Any] = field(default_factory=dict)
+    reading: Any = None
     reading: Any = None
     feature_cache: Any = None
     stages: tuple[StageView, ...]

@@ -9,6 +9,7 @@ from peft import LoraConfig as PeftLoraConfig
 from peft import inject_adapter_in_model
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers.pytorch_utils import Conv1D
 
 
@@ -78,25 +79,49 @@ def lora_off(layers: Iterable[LoraLinear]) -> Iterator[None]:
             layer.enable_adapters(True)
 
 
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor with all its parts, on every process that shares it; all must call it."""
+    if not isinstance(tensor, DTensor):
+        return tensor
+    full = tensor.full_tensor()
+    # parts of unequal size come in memory that is larger than the tensor
+    return full if full.untyped_storage().nbytes() == full.nbytes else full.clone()
+
+
 @torch.no_grad()
-def merged_state(model: nn.Module) -> dict[str, Tensor]:
+def merged_state(
+    model: nn.Module, instead: Mapping[str, Tensor] | None = None, *, keep: bool = True
+) -> dict[str, Tensor]:
     """The model's state with every adapter added to its layer, under the names that the layers had before LoRA.
 
     A merged weight is float32: added to a bfloat16 weight, most of a small change would be rounded away. The model
     itself is not changed.
+
+    Args:
+        model: Also one that processes share; all of them must then call this.
+        instead: Values to take for the model's own, by their names in the model: of weights that were rounded.
+        keep: Whether this process wants the result; otherwise it only helps the others, and gets nothing.
     """
-    adapted = lora_layers(model)
+    adapted, instead = lora_layers(model), instead or {}
     state: dict[str, Tensor] = {}
-    for name, value in model.state_dict().items():
+    first: dict[int, str] = {}
+    for name, value in model.state_dict(keep_vars=True).items():
+        if _is_adapter_weight(name, adapted):
+            continue
+        tied = first.setdefault(id(value), name)
+        if tied != name:  # a tied weight has two names and stays one tensor
+            state |= {name: state[tied]} if keep else {}
+            continue
+        value = whole(value.detach())
+        if keep:
+            value = instead.get(name, value).to(value.device)
         owner, _, leaf = name.rpartition(".base_layer.")
-        if owner in adapted:
+        if owner in adapted and leaf == "weight":
             layer = adapted[owner]
-            if leaf == "weight":
-                deltas = (layer.get_delta_weight(adapter).float() for adapter in layer.active_adapters)
-                value = sum(deltas, start=value.float())
-            state[f"{owner}.{leaf}"] = value
-        elif not _is_adapter_weight(name, adapted):
-            state[name] = value
+            deltas = (whole(layer.get_delta_weight(adapter)).float() for adapter in layer.active_adapters)
+            value = sum(deltas, start=value.float())
+        if keep:
+            state[f"{owner}.{leaf}" if owner in adapted else name] = value.cpu()
     return state
 
 

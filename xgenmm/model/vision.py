@@ -32,7 +32,7 @@ TILES_PER_CALL = 64
 
 def siglip_features(encoder: PreTrainedModel, tiles: Float[Tensor, "T 3 S S"]) -> Float[Tensor, "T P D"]:
     """After all layers and the last norm; SigLIP has no class token."""
-    encoder.use_head = False  # the pooling head stays part of the weights, but nobody reads what it would compute
+    vars(encoder)["use_head"] = False  # the pooling head stays part of the weights, but nobody reads what it computes
     return encoder(pixel_values=tiles).last_hidden_state
 
 
@@ -112,8 +112,10 @@ def is_frozen(encoder: PreTrainedModel) -> bool:
 
 
 def encode(encoder: PreTrainedModel, tiles: Float[Tensor, "T 3 S S"]) -> Float[Tensor, "T P D"]:
-    """Features of all tiles, in bounded calls; without a graph if the encoder is frozen."""
-    features = encoder_entry(encoder.config).features
-    with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen(encoder)):
-        chunks = tiles.to(encoder.dtype).split(TILES_PER_CALL)
+    """Features of all tiles: of a frozen encoder without a graph and in bounded calls. One that trains keeps its graph
+    in any case, and is called once, as often as by any other process that shares its weights.
+    """
+    features, frozen = encoder_entry(encoder.config).features, is_frozen(encoder)
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+        chunks = tiles.to(encoder.dtype).split(TILES_PER_CALL if frozen else max(len(tiles), 1))
         return torch.cat([features(encoder, chunk) for chunk in chunks])

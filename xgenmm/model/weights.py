@@ -6,7 +6,7 @@ A folder is whole or not there: it is written beside its place and then moved. L
 import copy
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol, cast, runtime_checkable
 import torch
 from huggingface_hub import save_torch_state_dict
 from safetensors import SafetensorError
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -159,7 +160,15 @@ def generation_settings(model: XGenMMForConditionalGeneration, processor: Proces
     )
 
 
-def save(model: XGenMMForConditionalGeneration, processor: Processor, path: Path, *, card: str | None = None) -> None:
+def save(
+    model: XGenMMForConditionalGeneration,
+    processor: Processor,
+    path: Path,
+    *,
+    card: str | None = None,
+    instead: Mapping[str, Tensor] | None = None,
+    writes: bool = True,
+) -> None:
     """Write a Hugging Face folder; the model goes on as it was.
 
     Args:
@@ -167,15 +176,19 @@ def save(model: XGenMMForConditionalGeneration, processor: Processor, path: Path
         processor: Written beside the model.
         path: The folder. What was there before is replaced once the new one is whole.
         card: Text of the model card.
+        instead: Values of weights that the model holds only rounded, by their names in the model.
+        writes: Whether this process writes. Those that share a model must all call this, and one of them writes.
 
     Raises:
         OSError: The folder cannot be written, say for a full disk. What was there before is untouched.
     """
+    state = merged_state(model, instead, keep=writes)
+    if not writes:
+        return
     partial = path.with_name(f"{path.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        state = merged_state(model)
         config = copy.deepcopy(model.config)
         config.architectures = [type(model).__name__]
         config.dtype = _widest(value.dtype for value in state.values() if value.is_floating_point())

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from xgenmm.config import ConfigError, nearest
+from xgenmm.model.lora import whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,8 +140,8 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, share: float) -> dict[s
 
 
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> Float[Tensor, ""]:
-    """Norm of all gradients together."""
-    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    """Norm of all gradients together, over all processes that share them."""
+    return whole(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
 
 
 @torch.no_grad()

@@ -1,7 +1,6 @@
 """In which number format to compute: measured on this machine, for speed and for error, never assumed."""
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -57,16 +56,10 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
 def lost_in(model: nn.Module, dtype: torch.dtype) -> dict[str, Float[Tensor, "..."]]:
     """Frozen parameters that would not survive being kept in `dtype`, as they are now.
 
-    Frozen means unchanged: who keeps them in fewer bits while something else trains puts these back before saving.
+    Frozen means unchanged: who keeps them in fewer bits while something else trains saves these instead.
     """
     frozen = {name: parameter.data for name, parameter in model.named_parameters() if not parameter.requires_grad}
     return {name: value for name, value in frozen.items() if not torch.equal(value.to(dtype).to(value.dtype), value)}
-
-
-def put_back(model: nn.Module, originals: Mapping[str, Float[Tensor, "..."]]) -> None:
-    """Give parameters the values that `lost_in` kept."""
-    for name, value in originals.items():
-        model.get_parameter(name).data = value
 
 
 def _best_time(inputs: Float[Tensor, "B D"], weight: Float[Tensor, "D D"], seconds: float) -> float:

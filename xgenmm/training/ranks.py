@@ -1,5 +1,6 @@
 """What the processes of a run tell each other beside gradients: small values, on the CPU. One alone need not ask."""
 
+from datetime import timedelta
 from functools import cache
 from typing import TypeVar
 
@@ -7,6 +8,11 @@ import torch
 import torch.distributed as dist
 
 Value = TypeVar("Value")
+
+PATIENCE = timedelta(hours=12)
+"""How long a process waits for another: some work is done by one while all others wait. A step that hangs is the
+watchdog's to tell, much earlier.
+"""
 
 
 def rank() -> int:
@@ -52,7 +58,7 @@ def control_group() -> dist.ProcessGroup | None:
 
 def new_cpu_group() -> dist.ProcessGroup | None:
     """Another group of all, on the CPU whatever the gradients use: a signal must not wait for a GPU's queue."""
-    group = dist.new_group(backend="gloo") if dist.is_initialized() else None
+    group = dist.new_group(backend="gloo", timeout=PATIENCE) if dist.is_initialized() else None
     assert not isinstance(group, int)
     return group
 

@@ -1,12 +1,17 @@
-"""What the micro-batches of a step add up to."""
+"""What the micro-batches of a step add up to, on one process and over all."""
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
+from xgenmm.data.loader import NOTHING, Step
+from xgenmm.data.quarantine import Fault
+from xgenmm.data.report import Tally, add_tallies
 from xgenmm.objectives.objective import ObjectiveOutput
+from xgenmm.training.ranks import gather
+from xgenmm.types import Batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +55,62 @@ class Sums:
             self.source_losses[sources[name]] += loss
             self.source_counts[sources[name]] += count
             self.documents.append(DocumentLoss(id=name, loss=loss, targets=count))
+
+    def include(self, other: "Sums") -> None:
+        """Add another process's sums; its documents stay with it: they are many, and seldom asked for."""
+        self.losses += other.losses
+        self.count += other.count
+        self.figures.update(other.figures)
+        self.source_losses.update(other.source_losses)
+        self.source_counts.update(other.source_counts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Totals:
+    """A step of all processes together; the same on each of them, but for `sums.documents`."""
+
+    sums: Sums
+    tallies: Mapping[str, Tally]
+    faults: Sequence[Fault]
+    tokens: int
+    """Text and vision tokens, without padding."""
+    positions: int
+    """With padding."""
+    wait: float
+    """Seconds for which the process that waited longest waited for data."""
+
+
+def add_up(step: Step, sums: Sums) -> Totals:
+    """What all processes did in a step. All must call it."""
+    ours = Sums()
+    ours.include(sums)
+    part = Totals(
+        sums=ours,
+        tallies=step.tallies,
+        faults=step.faults,
+        tokens=sum(_real_tokens(batch, {NOTHING, *(fault.id for fault in step.faults)}) for batch in step.batches),
+        positions=sum(len(batch.documents) for batch in step.batches if batch.ids != (NOTHING,)),
+        wait=step.wait,
+    )
+    parts = gather(part)
+    total, tallies = Sums(documents=sums.documents), dict[str, Tally]()
+    for part in parts:
+        total.include(part.sums)
+        add_tallies(tallies, part.tallies)
+    return Totals(
+        sums=total,
+        tallies=tallies,
+        faults=[fault for part in parts for fault in part.faults],
+        tokens=sum(part.tokens for part in parts),
+        positions=sum(part.positions for part in parts),
+        wait=max(part.wait for part in parts),
+    )
+
+
+def _real_tokens(batch: Batch, idle: Set[str]) -> int:
+    """Positions of a row's documents, less those that stand for documents which could not be read, or for no row."""
+    lengths = batch.documents[batch.documents >= 0].bincount(minlength=len(batch.ids)).tolist()
+    return sum(length for name, length in zip(batch.ids, lengths, strict=True) if name not in idle)
 
 
 def plain(value: float) -> float | str:

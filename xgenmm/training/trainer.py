@@ -19,13 +19,12 @@ import torch
 from xgenmm.config import decode, encode
 from xgenmm.data.loader import Loader, Step
 from xgenmm.data.permutation import keyed
-from xgenmm.data.quarantine import Quarantine
 from xgenmm.data.report import Tally, add_tallies, check_losses, data_report
 from xgenmm.model.vlm import PARTS, XGenMMForConditionalGeneration
 from xgenmm.objectives.objective import Objective
 from xgenmm.training.checkpoint import CheckpointConfig, Checkpoints, training_tensors
 from xgenmm.training.health import Health, HealthConfig, HealthState
-from xgenmm.training.metrics import Incident, Journal, Speed, StepRecord, peak_memory_mb
+from xgenmm.training.metrics import Incident, Speed, StepRecord, peak_memory_mb
 from xgenmm.training.optim import (
     OptimConfig,
     build_optimizer,
@@ -35,10 +34,12 @@ from xgenmm.training.optim import (
     set_learning_rates,
     update_average,
 )
-from xgenmm.training.precision import Precision, autocast
-from xgenmm.training.ranks import highest
+from xgenmm.training.parallel import adding_up, computing
+from xgenmm.training.precision import Precision
+from xgenmm.training.ranks import highest, rank
+from xgenmm.training.records import open_records
 from xgenmm.training.stopping import Asked, Stopped, asked_to_stop
-from xgenmm.training.sums import Sums
+from xgenmm.training.sums import Sums, Totals, add_up
 from xgenmm.training.watchdog import Watchdog
 from xgenmm.types import Batch
 
@@ -112,7 +113,7 @@ class Trainer:
         self.config = config
         self.folder = folder
         self.after_step = after_step
-        self.device = next(model.parameters()).device
+        self.device = model.device
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = build_optimizer(config.optim, model, PARTS)
         self.checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint)
@@ -132,23 +133,20 @@ class Trainer:
         self.resume()
         self.model.train()
         start, steps = self.progress.step, self.config.steps
-        quarantine = Quarantine(self.folder / "quarantine.jsonl", start)
-        quarantine.add(-1, self.loader.shard_faults())
-        journal = Journal(self.folder, self.name, start, steps)
-        with closing(journal), asked_to_stop() as asked, self.checkpoints, self.watchdog, _deterministic(self.device):
+        records = open_records(self.folder, self.name, start, steps, self.loader.shard_faults())
+        with closing(records), asked_to_stop() as asked, self.checkpoints, self.watchdog, _deterministic(self.device):
             with closing(self.loader.steps(start, steps, self.progress.plan)) as data:
                 stall = 0.0
                 for step in data:
                     self.watchdog.begin(f"step {step.number}", tuple(step.sources))
                     began = time.perf_counter()
                     rates = set_learning_rates(self.optimizer, lr_share(self.config.optim, step.number, steps))
-                    sums = self.accumulate(step)
-                    update = self.update(step, sums)
-                    seconds = time.perf_counter() - began + step.wait
+                    totals = add_up(step, self.accumulate(step))
+                    update = self.update(step, totals.sums)
+                    seconds = time.perf_counter() - began + totals.wait
                     stall += self.checkpoints.keep_up(step.number + 1)
-                    self.count(step, seconds + stall)
-                    journal.write(self.record(step, sums, update, rates, seconds, stall))
-                    quarantine.add(step.number, step.faults)
+                    self.count(step, totals, seconds + stall)
+                    records.write(self.record(step, totals, update, rates, seconds, stall), totals.faults)
                     check_losses(self.progress.tallies, self.loader.batch.max_bad, self.loader.batch.warn_bad)
                     if self.after_step is not None:
                         self.watchdog.rest()
@@ -165,11 +163,12 @@ class Trainer:
         torch.manual_seed(keyed(self.config.seed, "step", step.number))
         self.optimizer.zero_grad()
         sums = Sums()
-        for batch in step.batches:
-            with autocast(self.device, self.config.precision):
-                output = self.objective(self.model, to_device(batch, self.device))
-            if output.count:
-                output.loss.backward()
+        for number, batch in enumerate(step.batches, 1):
+            with adding_up(self.model, last=number == len(step.batches)):
+                with computing(self.model, self.device, self.config.precision):
+                    output = self.objective(self.model, to_device(batch, self.device))
+                if output.loss.requires_grad:  # also without targets: other processes may have some, and wait
+                    output.loss.backward()
             sums.add(output, batch.ids, step.sources)
         return sums
 
@@ -194,20 +193,18 @@ class Trainer:
             update_average(self.optimizer, self.config.optim.ema)
         return Update(norm=norm, incident=incident)
 
-    def count(self, step: Step, seconds: float) -> None:
+    def count(self, step: Step, totals: Totals, seconds: float) -> None:
         """Note that a step is done."""
         self.progress.step = step.number + 1
         self.progress.seconds += seconds
         self.progress.plan = dict(step.plan)
-        add_tallies(self.progress.tallies, step.tallies)
+        add_tallies(self.progress.tallies, totals.tallies)
 
     def record(
-        self, step: Step, sums: Sums, update: Update, rates: Mapping[str, float], seconds: float, stall: float
+        self, step: Step, totals: Totals, update: Update, rates: Mapping[str, float], seconds: float, stall: float
     ) -> StepRecord:
         """The step's line in the metrics."""
-        samples = sum(tally.samples for tally in step.tallies.values())
-        tokens = sum(int((batch.documents >= 0).sum()) for batch in step.batches)
-        positions = sum(len(batch.documents) for batch in step.batches)
+        sums, samples = totals.sums, sum(tally.samples for tally in totals.tallies.values())
         count = 0 if update.incident is not None and update.incident.skipped else sums.count
         return StepRecord(
             step=step.number,
@@ -215,18 +212,18 @@ class Trainer:
             lr=rates,
             grad_norm=update.norm,
             samples=samples,
-            dropped=len(step.faults),
-            tokens=tokens,
-            padding=1 - tokens / positions if positions else 0.0,
+            dropped=len(totals.faults),
+            tokens=totals.tokens,
+            padding=1 - totals.tokens / totals.positions if totals.positions else 0.0,
             targets=sums.count,
             source_loss={name: sums.source_losses[name] / n for name, n in sums.source_counts.items() if count and n},
             figures={name: value / count for name, value in sums.figures.items()} if count else {},
             incident=update.incident,
             speed=Speed(
                 seconds=seconds,
-                tokens_per_second=tokens / seconds,
+                tokens_per_second=totals.tokens / seconds,
                 samples_per_second=samples / seconds,
-                wait_share=step.wait / seconds,
+                wait_share=totals.wait / seconds,
                 memory_mb=peak_memory_mb(self.device),
                 save_seconds=stall,
             ),
@@ -257,8 +254,9 @@ class Trainer:
         if self.model.feature_cache is not None:
             # Features that were computed before the checkpoint must not be computed in other batches after it.
             self.model.feature_cache.flush()
-        report = data_report(self.progress.tallies, self.loader.shares, self.loader.mixture.unit)
-        (self.folder / "data_report.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
+        if rank() == 0:
+            report = data_report(self.progress.tallies, self.loader.shares, self.loader.mixture.unit)
+            (self.folder / "data_report.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
         self.optimizer.zero_grad()  # nobody needs the gradients any more, and the copy needs room
         tensors = training_tensors(self.model, self.optimizer)
         self.checkpoints.save(self.progress.step, tensors, encode(self.progress))
