@@ -1,0 +1,40 @@
+"""Memory of a training step on packed rows against padded rows, a mask and all logits (P6), and its growth (P7).
+
+python benchmarks/model_memory.py
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import measure  # first: it sets the number of threads
+import torch
+from workloads import interleaved, our_step, padded_step, page, trainable
+
+
+def pages(kind: str, size: str) -> Callable[[], float]:
+    """For the process whose memory is measured: a step on eight pages."""
+    torch.set_num_threads(1)
+    model = trainable(size)
+    make = {"padded": padded_step, "ours": our_step}[kind]
+    return make(model, interleaved(model.config.image_token_id))
+
+
+def text(length: int) -> Callable[[], float]:
+    """For the process whose memory is measured: a step on one text without pictures, of the larger model."""
+    torch.set_num_threads(1)
+    model = trainable("S")
+    return our_step(model, [page(model.config.image_token_id, length, [])])
+
+
+def main() -> None:
+    found = {kind: measure.peak_memory_mb(partial(pages, kind, "XS")) for kind in ("padded", "ours")}
+    ratio = found["padded"] / found["ours"]
+    print(
+        f"P6 XS bfloat16, step on pages: {found['padded']:,.0f} MB padded, ours {found['ours']:,.0f}: {ratio:.1f}x less"
+    )
+    few, many = (measure.peak_memory_mb(partial(text, length)) for length in (512, 2048))
+    print(f"P7 S bfloat16, one text of 512 and of 2,048 tokens: {(many - few) / 1536:.3f} MB a token more")
+
+
+if __name__ == "__main__":
+    main()

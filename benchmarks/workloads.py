@@ -1,0 +1,123 @@
+"""What a training step is measured on, and two ways to make one: ours, and the usual one with padding.
+
+The usual way is our own model with everything that packing does away with: rows padded to the longest, a boolean mask,
+logits of all positions. It stands for implementations that pad, with the same weights, so that losses can be compared.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from models import SIDE, build_model
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+
+from xgenmm.model.vlm import XGenMMForConditionalGeneration
+from xgenmm.objectives.next_token import next_token
+from xgenmm.processor.collate import collate
+from xgenmm.processor.packing import pack
+from xgenmm.types import IGNORE_INDEX, Example
+
+LENGTHS = (64, 1024, 256, 384, 96, 768, 512, 160)
+"""Tokens of text."""
+PICTURES = (1, 3, 2, 5, 4, 5, 2, 1)
+GRIDS = ((0, 0), (1, 3), (1, 2), (1, 3), (1, 3), (2, 2), (2, 2), (0, 0))
+"""1, 4, 3, 4, 4, 5, 5 and 1 tiles."""
+LATENTS = 128
+
+
+def interleaved(image_token: int) -> list[Example]:
+    """Pages: pictures of one tile each among text that is all supervised."""
+    return [
+        page(image_token, text, [(0, 0)] * pictures, supervised=1.0, seed=number)
+        for number, (text, pictures) in enumerate(zip(LENGTHS, PICTURES, strict=True))
+    ]
+
+
+def any_resolution(image_token: int) -> list[Example]:
+    """Questions about one picture of several tiles: the last third of the text is the answer."""
+    return [
+        page(image_token, text, [grid], supervised=0.3, seed=number)
+        for number, (text, grid) in enumerate(zip(LENGTHS, GRIDS, strict=True))
+    ]
+
+
+def page(
+    image_token: int, text: int, grids: Sequence[tuple[int, int]], *, supervised: float = 1.0, seed: int = 0
+) -> Example:
+    """Text with pictures spread over its first half; its last part is supervised."""
+    generator = torch.Generator().manual_seed(seed)
+    words = torch.randint(1, image_token, (text,), generator=generator)
+    cuts = torch.linspace(0, text / 2, len(grids) + 1).long().tolist()[1:]
+    pieces: list[Tensor] = []
+    for start, stop, (rows, cols) in zip([0, *cuts[:-1]], cuts, grids, strict=True):
+        pieces += [words[start:stop], torch.full((LATENTS * (1 + rows * cols),), image_token)]
+    ids = torch.cat([*pieces, words[cuts[-1] if cuts else 0 :]])
+    labels = torch.full_like(ids, IGNORE_INDEX)
+    labels[:-1] = torch.where(ids[1:] == image_token, IGNORE_INDEX, ids[1:])
+    answer_from = (ids != image_token).cumsum(0) > (1 - supervised) * text
+    labels[~answer_from] = IGNORE_INDEX
+    tiles = sum(1 + rows * cols for rows, cols in grids)
+    return Example(
+        id=str(seed),
+        input_ids=ids,
+        labels=labels,
+        pixel_values=torch.rand(tiles, 3, SIDE, SIDE, generator=generator) * 2 - 1,
+        image_layouts=torch.tensor([(rows, cols, 480, 640) for rows, cols in grids], dtype=torch.long).reshape(-1, 4),
+    )
+
+
+def trainable(size: str) -> XGenMMForConditionalGeneration:
+    """Resampler and language model train, the encoder is frozen: most stages."""
+    model = build_model(size)
+    model.set_trainable(vision=False, resampler=True, language=True)
+    return model
+
+
+def our_step(
+    model: XGenMMForConditionalGeneration, examples: Sequence[Example], dtype: torch.dtype = torch.bfloat16
+) -> Callable[[], float]:
+    """A function that makes gradients, and gives the mean loss."""
+    batch = pack(examples, pad_id=0)
+
+    def step() -> float:
+        model.zero_grad()
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            output = next_token(model, batch)
+        (output.loss / output.count).backward()
+        return output.loss.item() / output.count
+
+    return step
+
+
+def padded_step(
+    model: XGenMMForConditionalGeneration, examples: Sequence[Example], dtype: torch.dtype = torch.bfloat16
+) -> Callable[[], float]:
+    """The same, the usual way."""
+    rows = collate(examples, pad_id=0, side="right")
+    labels = pad_sequence([one.labels for one in examples], batch_first=True, padding_value=IGNORE_INDEX)
+
+    def step() -> float:
+        model.zero_grad()
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            logits = model(**vars(rows)).logits
+            loss = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX)
+        loss.backward()
+        return loss.item()
+
+    return step
+
+
+def check_equal(size: str, examples: Callable[[int], list[Example]]) -> None:
+    """Both ways give one loss and the same gradient for every weight, in float32."""
+    model = trainable(size)
+    chosen = examples(model.config.image_token_id)
+    losses, gradients = [], []
+    for step in (padded_step(model, chosen, torch.float32), our_step(model, chosen, torch.float32)):
+        losses.append(step())
+        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    relative = abs(losses[0] - losses[1]) / losses[0]
+    worst = max(((a - b).norm() / a.norm()).item() for a, b in zip(*gradients, strict=True))
+    assert relative < 1e-6, f"the losses are {losses}"
+    assert worst < 1e-3, f"a gradient differs by {worst}"
+    print(f"equal: loss {losses[1]:.7f} to {relative:.0e}, {len(gradients[0])} gradients to {worst:.0e}")
