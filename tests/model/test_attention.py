@@ -8,6 +8,7 @@ from xgenmm.model.attention import attend, segment_attention
 from xgenmm.model.blocks import BLOCK, block_attention
 from xgenmm.model.gpu_attention import block_mask, document_begins, flex_attention_of
 from xgenmm.model.layout import Layout, layout_of
+from xgenmm.model.products import small_attention
 
 SHORT = [[7], [30], [1], [31], [29], [12]]
 """Documents by the lengths of trunk and branches."""
@@ -144,6 +145,25 @@ def test_dropout_drops_and_keeps_the_mean():
     torch.testing.assert_close(drawn.mean(dim=0), attend(*inputs, layout), rtol=0, atol=0.25)
     with pytest.raises(ValueError, match="no dropout together with a soft cap"):
         attend(*inputs, layout, dropout=0.3, softcap=1.0)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_small_attention_is_torch_s_own(masked: bool):
+    generator = torch.Generator().manual_seed(0)
+    sizes = (2, 3, 7, 16), (2, 3, 20, 16), (2, 3, 20, 16)
+    exact = [torch.randn(size, generator=generator, dtype=torch.float64).requires_grad_() for size in sizes]
+    rounded = [tensor.detach().bfloat16().requires_grad_() for tensor in exact]
+    mask = None
+    if masked:
+        mask = torch.rand(2, 1, 1, 20, generator=generator) > 0.5
+    weights = torch.randn(2, 3, 7, 16, generator=generator, dtype=torch.float64)
+    results = []
+    for inputs in (rounded, exact):
+        output = small_attention(*inputs, mask)
+        results.append([output, *torch.autograd.grad((output * weights).sum(), inputs)])
+    for found, wanted in zip(*results, strict=True):
+        assert found.dtype == torch.bfloat16
+        assert (found.double() - wanted).norm() / wanted.norm() < 2**-6
 
 
 @pytest.mark.gpu

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from xgenmm.model.layout import Layout, Segment
+from xgenmm.model.products import chances_of, gradients_of, times
 
 BLOCK = 128
 """Queries of a block: fewer make small products, more compute more that is masked."""
@@ -166,16 +167,16 @@ class _BlockAttention(torch.autograd.Function):
         with torch.autocast(query.device.type, enabled=False):
             for group in plan.groups:
                 q, k, v = _side_by_side(group, query, key, value)
-                chances, _ = _chances(q, k, group.bias, softcap)
-                _write(output, _times(chances, v), group.queries)
+                chances, _ = chances_of(q, k, group.bias, softcap)
+                _write(output, times(chances, v), group.queries)
                 # Scores of short documents are small; a slope beside them would be too many.
                 kept.append(chances if softcap is None else None)
             for segment, tiles in plan.long:
                 q, k, v = (_document(tensor, segment, key.shape[1]) for tensor in (query, key, value))
                 own = output[segment.start : segment.start + segment.length]
                 for tile in tiles:
-                    chances, _ = _chances(q[..., tile.queries, :], _pieces(k, tile.keys), tile.bias, softcap)
-                    own[tile.queries] = _rows(_times(chances, _pieces(v, tile.keys)))
+                    chances, _ = chances_of(q[..., tile.queries, :], _pieces(k, tile.keys), tile.bias, softcap)
+                    own[tile.queries] = _rows(times(chances, _pieces(v, tile.keys)))
         ctx.save_for_backward(query, key, value, *kept)
         ctx.plan, ctx.softcap = plan, softcap
         return output[:-1]
@@ -193,8 +194,8 @@ class _BlockAttention(torch.autograd.Function):
                     g *= group.padding
                 slope = None
                 if chances is None:
-                    chances, slope = _chances(q, k, group.bias, ctx.softcap)
-                parts = _gradients(q, k, v, g, chances, slope)
+                    chances, slope = chances_of(q, k, group.bias, ctx.softcap)
+                parts = gradients_of(q, k, v, g, chances, slope)
                 for whole, part, places in zip(found, parts, (group.queries, group.keys, group.keys), strict=True):
                     _write(whole, part, places)
             for segment, tiles in ctx.plan.long:
@@ -213,8 +214,8 @@ def _long_gradients(
     sums = [torch.zeros_like(tensor, dtype=torch.float32) for tensor in (k, v)]
     for tile in tiles:
         mine, keys, values = q[..., tile.queries, :], _pieces(k, tile.keys), _pieces(v, tile.keys)
-        chances, slope = _chances(mine, keys, tile.bias, softcap)
-        part, *parts = _gradients(mine, keys, values, g[..., tile.queries, :], chances, slope)
+        chances, slope = chances_of(mine, keys, tile.bias, softcap)
+        part, *parts = gradients_of(mine, keys, values, g[..., tile.queries, :], chances, slope)
         of_query[tile.queries] = _rows(part)
         lengths = [piece.stop - piece.start for piece in tile.keys]
         for whole, part in zip(sums, parts, strict=True):
@@ -224,7 +225,7 @@ def _long_gradients(
     of_value.copy_(_rows(sums[1]))
 
 
-# Below, tensors are [documents side by side, heads of keys, heads that share them, places, width].
+# Below, tensors are those of `products`, whose first axis is that of documents side by side.
 
 
 def _side_by_side(group: Group, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -254,38 +255,3 @@ def _rows(documents: Tensor) -> Tensor:
 def _pieces(document: Tensor, pieces: Sequence[slice]) -> Tensor:
     parts = [document[..., piece, :] for piece in pieces]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-2)
-
-
-def _times(left: Tensor, right: Tensor) -> Tensor:
-    """Matrix product in which all that share a head of keys are rows of one matrix."""
-    flat = torch.bmm(_flat(left), right.flatten(0, 2))
-    return flat.view(*left.shape[:-1], right.shape[-1])
-
-
-def _flat(tensor: Tensor) -> Tensor:
-    return rearrange(tensor, "n k s p d -> (n k) (s p) d")
-
-
-def _chances(q: Tensor, k: Tensor, bias: Tensor, softcap: float | None) -> tuple[Tensor, Tensor | None]:
-    """How much each query makes of each key; and the slope of the soft cap, if there is one."""
-    scores = _times(q, k.mT)
-    slope = None
-    if softcap is not None:
-        scores = (scores / softcap).tanh_()
-        slope = 1 - scores * scores
-        scores *= softcap
-    scores[..., scores.shape[-1] - bias.shape[-1] :] += bias
-    return scores.softmax(dim=-1), slope
-
-
-def _gradients(
-    q: Tensor, k: Tensor, v: Tensor, gradient: Tensor, chances: Tensor, slope: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Of queries, keys and values, from that of the output."""
-    of_chances = _times(gradient, v.mT)
-    of_scores = torch._softmax_backward_data(of_chances, chances, -1, chances.dtype)
-    if slope is not None:
-        of_scores *= slope
-    of_keys = torch.bmm(_flat(of_scores).mT, _flat(q))
-    of_values = torch.bmm(_flat(chances).mT, _flat(gradient))
-    return _times(of_scores, k), of_keys.view_as(k), of_values.view_as(v)

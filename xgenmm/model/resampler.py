@@ -14,6 +14,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from xgenmm.model.products import small_attention
+
 
 @dataclass(frozen=True, kw_only=True)
 class ResamplerConfig:
@@ -51,7 +53,7 @@ class PerceiverAttention(nn.Module):
         query = self.to_q(latents)
         key, value = self.to_kv(torch.cat([self.norm_media(media), latents], dim=1)).chunk(2, dim=-1)
         query, key, value = (rearrange(x, "t n (h d) -> t h n d", h=self.heads) for x in (query, key, value))
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=attend)
+        mixed = small_attention(query, key, value, attend)
         return self.to_out(rearrange(mixed, "t h n d -> t n (h d)"))
 
 
