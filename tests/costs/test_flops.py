@@ -52,7 +52,7 @@ def build(encoder, text, **trained):
     return model
 
 
-def run_step(model, again=()):
+def run_step(model, again=(), reduction="sum"):
     """One step on a row of tiles and text, half of it supervised; what torch counted."""
     blocks = {
         "vision": getattr(model.vision_encoder, "encoder", model.vision_encoder),
@@ -66,7 +66,9 @@ def run_step(model, again=()):
     targets = torch.where(torch.arange(ids.shape[1]) % 2 == 0, 9, IGNORE_INDEX)[None]
     side = model.config.vision_config.image_size
     with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
-        output = model(input_ids=ids, pixel_values=torch.randn(TILES, 3, side, side), targets=targets)
+        output = model(
+            input_ids=ids, pixel_values=torch.randn(TILES, 3, side, side), targets=targets, reduction=reduction
+        )
         if output.loss.requires_grad:
             output.loss.backward()
     length = ids.shape[1]
@@ -137,6 +139,12 @@ def test_every_language_model_costs_what_torch_counts(language):
     model = build(toy_vision_config(), LANGUAGES[language], vision=False, resampler=True, language=True)
     counted, work = run_step(model)
     assert step_flops(shape_of(model), work, Trained()).sum.total == pytest.approx(counted, rel=1e-3)
+
+
+def test_log_probabilities_of_positions_make_logits_twice():
+    model = build(toy_vision_config(), toy_text_config(), vision=False, resampler=True, language=True)
+    counted, work = run_step(model, reduction="mean")
+    assert step_flops(shape_of(model), work, Trained(by_position=True)).sum.total == pytest.approx(counted, rel=1e-3)
 
 
 def test_the_papers_parts_cost_what_their_formulas_say():

@@ -16,19 +16,19 @@ from xgenmm.costs.architectures import language_shape
 from xgenmm.costs.flops import Trained
 from xgenmm.costs.memory import block_bytes, formats
 from xgenmm.costs.shapes import ResamplerShape
-from xgenmm.model import language
+from xgenmm.model import head
 from xgenmm.model.attention import no_mask, use_packed_attention
 from xgenmm.model.layout import layout_of
 from xgenmm.model.lora import LoraConfig, add_lora
 from xgenmm.model.resampler import PerceiverResampler, ResamplerConfig
 
-LENGTH, WIDTH, LAYERS, RANK = 256, 64, 3, 4
+LENGTH, WIDTH, LAYERS, RANK = 300, 64, 3, 4
 SIZES = {"hidden_size": WIDTH, "intermediate_size": 160, "num_hidden_layers": LAYERS, "num_attention_heads": 4}
 SPECIAL = {"vocab_size": 100, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 FORMATS = {
-    "float32": formats("float32", splits=False),
-    "autocast": formats("bfloat16", splits=False),
-    "bfloat16": formats("bfloat16", splits=True),
+    "float32": formats("float32", splits=False, cpu=True),
+    "autocast": formats("bfloat16", splits=False, cpu=True),
+    "bfloat16": formats("bfloat16", splits=True, cpu=True),
 }
 MODES = (True, "lora", False)
 
@@ -77,7 +77,7 @@ def test_a_block_keeps_what_is_counted(family, mode, format):
     prepare(model.model, mode, format)
     dtype = torch.bfloat16 if format == "bfloat16" else torch.float32
     embeddings = torch.randn(1, LENGTH, WIDTH, dtype=dtype, requires_grad=True)
-    layout = layout_of(torch.tensor([0] * 100 + [1] * (LENGTH - 100)))
+    layout = layout_of(torch.tensor([0] * 140 + [1] * (LENGTH - 140)))
 
     def run():
         positions = torch.arange(LENGTH)[None]
@@ -107,7 +107,7 @@ def test_a_resampler_keeps_what_is_counted(mode, format):
 
 
 def test_portions_are_those_of_the_model():
-    assert memory.POSITIONS_PER_CHUNK == language.POSITIONS_PER_CHUNK
+    assert memory.LOGITS_PER_CHUNK == head.LOGITS_PER_CHUNK
 
 
 FULL = {"vision": False, "resampler": True, "language": True}

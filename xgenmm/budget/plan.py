@@ -110,12 +110,15 @@ def plan_stage(recipe: RecipeView, stage: StageView, shape: ModelShape, document
     Raises:
         ConfigError: The plan's settings name no GPU, or the strategy does not fit the number of GPUs.
     """
-    trained = Trained(**vars(stage.train), rank=stage.lora.rank, recompute=recipe.parallel.recompute)
+    preferences = stage.objective.get("name") == "dpo"
+    trained = Trained(
+        **vars(stage.train), rank=stage.lora.rank, recompute=recipe.parallel.recompute, by_position=preferences
+    )
     step = step_size(recipe, stage, documents)
     steps = number_of_steps(stage, step, documents)
     flops = step_flops(shape, step.work, trained)
     # A cached reference is asked once for every pair, before the first step.
-    asked_again = stage.objective.get("name") == "dpo" and stage.objective.get("reference", "live") == "live"
+    asked_again = preferences and stage.objective.get("reference", "live") == "live"
     reference = float(flops.sum.forward) if asked_again else 0.0
     draft = StagePlan(
         name=stage.name,

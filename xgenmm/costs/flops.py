@@ -56,6 +56,9 @@ class Trained:
     """Of LoRA."""
     recompute: Mapping[str, Recompute] = field(default_factory=dict)
     """By part; see `ParallelConfig`."""
+    by_position: bool = False
+    """The loss asks for every target's log-probability and not for their sum: a head that trains then makes its logits
+    twice."""
 
     def again(self, part: str) -> bool:
         """Whether a part's matrix products are made twice."""
@@ -185,7 +188,8 @@ def _attention(forward: Amount, *, learns: bool, again: bool) -> Passes:
 def _head(language: LanguageShape, trained: Trained) -> Passes:
     """Of one position with logits."""
     forward = 2 * language.table
-    return Passes(forward, forward * (int(trained.anything) + int(trained.language is True)))
+    again = forward if trained.by_position and trained.language is True else 0
+    return Passes(forward, forward * (int(trained.anything) + int(trained.language is True)), again)
 
 
 def _stack(blocks: Blocks, mode: Mode, rank: int, *, learns: bool, below: bool, again: bool) -> tuple[Passes, Passes]:

@@ -12,8 +12,8 @@ from xgenmm.costs.flops import Mode, Trained, Work
 from xgenmm.costs.shapes import Amount, Blocks, Linear, ModelShape, ResamplerShape, VisionShape
 from xgenmm.costs.sharding import Mesh, ParallelConfig
 
-POSITIONS_PER_CHUNK = 1024
-"""Positions whose logits exist at once, as in `model.language`; a test compares."""
+LOGITS_PER_CHUNK = 8_000_000
+"""Logits that exist at once, as in `model.head`; a test compares."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,13 +29,18 @@ class Formats:
     frozen: int
     copies: bool
     """Autocast: every matrix makes its own rounded copies of its input and of its weights."""
+    attention: Literal["segments", "blocks", "flash"]
+    """What `model.attention` computes packed rows with: document by document, whose results are kept and copied into
+    one; blocks that keep nothing but queries, keys and values; or kernels that keep their result, too.
+    """
 
 
-def formats(precision: Literal["float32", "bfloat16"], *, splits: bool) -> Formats:
+def formats(precision: Literal["float32", "bfloat16"], *, splits: bool, cpu: bool) -> Formats:
     """Formats of a run: weights that are split arrive in bfloat16, others are rounded by autocast."""
     if precision == "float32":
-        return Formats(stream=4, product=4, frozen=4, copies=False)
-    return Formats(stream=2 if splits else 4, product=2, frozen=2, copies=not splits)
+        return Formats(stream=4, product=4, frozen=4, copies=False, attention="segments" if cpu else "flash")
+    kernel: Literal["blocks", "flash"] = "blocks" if cpu else "flash"
+    return Formats(stream=2 if splits else 4, product=2, frozen=2, copies=not splits, attention=kernel)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +109,7 @@ def step_memory(
     precision: Literal["float32", "bfloat16"],
     several: bool,
     average: bool = False,
+    cpu: bool = False,
 ) -> Memory:
     """What one device holds at its fullest.
 
@@ -116,8 +122,9 @@ def step_memory(
         precision: Of computation.
         several: A step has several forward passes, so that gradients are there while the next pass runs.
         average: A moving average of the weights is kept.
+        cpu: It is no GPU.
     """
-    format = formats(precision, splits=mesh.splits)
+    format = formats(precision, splits=mesh.splits, cpu=cpu)
     parts = counts(shape, trained)
     learns = sum(count.trained for count in parts.values())
     whole = parts["vision"].frozen if not trained.vision else 0
@@ -164,9 +171,12 @@ def block_bytes(blocks: Blocks, mode: Mode, rank: int, format: Formats, *, causa
     kept = blocks.norms * (_norm(width, mode, format, centred=blocks.centred))
     if blocks.head_norms:
         kept += _norm(queries + keys, mode, format, centred=False)
-    kept += p * (queries + 2 * keys + queries) + 4 * blocks.heads
-    if len(blocks.first) == 1:
-        kept += p * (queries + keys)  # values are a view of one matrix' result, all of which stays
+    kept += p * (queries + 2 * keys)
+    result, mixes = p * queries, format.attention if causal else "flash"
+    if mixes != "blocks":
+        kept += result + 4 * blocks.heads
+        if len(blocks.first) == 1:
+            kept += p * (queries + keys)  # values are a view of one matrix' result, all of which stays
     ffn = blocks.ffn
     kept += p * ffn * (3 if blocks.gated else 1)
     for number, group in enumerate(_readers(blocks)):
@@ -174,9 +184,9 @@ def block_bytes(blocks: Blocks, mode: Mode, rank: int, format: Formats, *, causa
         if mode is not False:
             shared = not format.copies
             kept += p * group[0].inputs * (1 if shared else len(group))
-        # Attention's result is kept by attention itself and, where documents are put together, as a copy.
-        if number == 1 and mode is not False and not causal:
-            kept -= p * queries
+        # Attention's result goes into a matrix, too: as it is, or where documents are put together, as a copy.
+        if number == 1 and mode is not False and mixes == "flash":
+            kept -= result
     if mode == "lora":
         kept += p * rank * len(blocks.linears)
     return float(kept)
@@ -261,15 +271,15 @@ def _vision(shape: VisionShape, trained: Trained, tiles: Amount, format: Formats
 
 
 def _head(shape: ModelShape, trained: Trained, targets: Amount, format: Formats) -> tuple[Amount, Amount]:
-    """Hidden states and logits of a chunk, backwards; and the gradient of the head's weights, which comes first."""
+    """Hidden states of targets with their gradients, a chunk of logits; and the gradient of the head's weights, which
+    is known before the backward pass begins.
+    """
     language = shape.language
-    chunk = min(targets, POSITIONS_PER_CHUNK)
-    # Logits, and in float32: themselves, their log-probabilities, the gradient of these.
-    logits = chunk * language.vocabulary * (12 + (2 * format.product if format.product < 4 else 0))
+    logits = min(targets * language.vocabulary, LOGITS_PER_CHUNK) * (8 + format.product)
     hidden = targets * language.blocks.width * 2 * format.stream
+    rounded = format.product * language.table if format.copies else 0
     table = 4.0 * language.table if trained.language is True else 0.0
-    more = table if targets > POSITIONS_PER_CHUNK else 0.0  # a chunk's share, before it is added to the others'
-    return float(logits + hidden + more), table
+    return float(logits + hidden + rounded), table
 
 
 def _copies(shape: ModelShape, trained: Trained, mesh: Mesh, format: Formats) -> Amount:
