@@ -86,6 +86,8 @@ def campaign(kills: int, folder: Path, toy: Path, seed: int = 0) -> Summary:
             continue
         summary.kills += 1
         look(folder / name / "pretrain", summary, began, before)
+        print(f"\r{summary.kills} of {kills}", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
     end(start(folder, toy, name))
     compare(folder, name, summary)
     return summary
