@@ -103,6 +103,8 @@ def test_a_resampler_keeps_what_is_counted(mode, format):
     shape = ResamplerShape(**vars(config), width=48, width_out=40)
     trained = Trained(resampler=mode, rank=RANK)
     foretold = memory._resampler(shape, 100, trained, 7, FORMATS[format])
+    if format != "float32":  # what we do on a CPU instead of fused attention keeps no output and no sums of scores
+        foretold -= 7 * config.depth * config.latents * (2 * config.heads * config.head_dim + 4 * config.heads)
     assert foretold == pytest.approx(kept_bytes(module, lambda: module(features), format), rel=0.07)
 
 

@@ -5,7 +5,7 @@ length; a longer one block by block, each against the keys in front of it. Score
 are computed again in the backward pass. In bfloat16 they are rounded, as in transformers' eager attention.
 
 torch's own fused attention needs 2 to 5 times as long for documents of a hundred tokens in bfloat16, most of it in its
-backward pass (benchmarks/attention.py).
+backward pass.
 """
 
 from collections.abc import Sequence
