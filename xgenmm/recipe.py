@@ -336,6 +336,7 @@ def build(recipe: Recipe, stage: StageConfig) -> tuple[XGenMMForConditionalGener
         raise ConfigError(
             f'recipe.stages.{stage.name}.processor: "{processor.config.prompt}" needs tokens that {weights} lacks'
         )
+    model.config.image_mean, model.config.image_std = list(processor.config.mean), list(processor.config.std)
     return model, processor
 
 

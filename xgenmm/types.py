@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 IGNORE_INDEX = -100
@@ -39,6 +39,10 @@ class Picture:
     source: bytes | Path | Stored
     name: str
     """What messages about this picture call it: a path, a member of a shard, a URL."""
+
+    def __hash__(self) -> int:
+        """Of the name: going through all bytes of a picture takes as long as reading it."""
+        return hash(self.name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,8 +106,8 @@ class Example:
     id: str
     input_ids: Int[Tensor, " L"]
     labels: Int[Tensor, " L"]
-    pixel_values: Float[Tensor, "T 3 S S"]
-    """Normalised tiles of all images, base tile first, then row by row."""
+    pixel_values: Num[Tensor, "T 3 S S"]
+    """Tiles of all images, base tile first, then row by row: normalised, or bytes that the model normalises."""
     image_layouts: Int[Tensor, "N 4"]
     """Per image: rows and columns of its grid (0, 0: base tile only), height and width of the original in pixels."""
     branches: Int[Tensor, " L"] | None = None
@@ -127,7 +131,7 @@ class Batch:
     """The document in which each position stands, as an index into `ids`; -1 at padding, which stands at the end."""
     position_ids: Int[Tensor, " L"]
     """Position within the document; a branch counts on from the end of its trunk."""
-    pixel_values: Float[Tensor, "T 3 S S"]
+    pixel_values: Num[Tensor, "T 3 S S"]
     image_layouts: Int[Tensor, "N 4"]
     branches: Int[Tensor, " L"] | None = None
     """See `Example`; None where no document has branches."""

@@ -20,6 +20,7 @@ from xgenmm.data.quarantine import DataError, Fault, Quarantine, read_lines
 from xgenmm.data.report import Tally, add_tallies, check_losses, data_report
 from xgenmm.data.shards import open_shards, rows_of
 from xgenmm.data.source import SourceConfig
+from xgenmm.pixels import normalised
 from xgenmm.processor.processor import XGenMMProcessor
 from xgenmm.types import IGNORE_INDEX
 
@@ -244,7 +245,9 @@ def test_no_picture_of_a_quarantined_record_reaches_a_batch(make, damaged, toy_p
     samples = [damaged.bind_adapter()(row, pick(0)) for row in good]
     tiles = {tile.numpy().tobytes() for sample in samples for tile in toy_processor.example(sample).pixel_values}
     (step,) = make(damaged, size=12).steps(0, 1)
-    found = [tile.numpy().tobytes() for batch in step.batches for tile in batch.pixel_values]
+    settings = toy_processor.config.mean, toy_processor.config.std
+    shown = [tile for batch in step.batches for tile in normalised(batch.pixel_values, *settings)]
+    found = [tile.numpy().tobytes() for tile in shown]
     assert len(found) == 10 * 3  # a base tile and a grid of two
     assert set(found) == tiles
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xgenmm.processor.tiling import choose_grid, grid_of, grids_up_to, resize_and_pad, split_tiles, tile_image
+from xgenmm.processor.tiling import choose_grid, grid_of, grids_up_to, resize_and_pad, split_tiles, write_tiles
 from xgenmm.types import Grid
 
 GRIDS = [Grid(2, 1), Grid(1, 2), Grid(2, 2), Grid(1, 3), Grid(3, 1)]
@@ -54,14 +54,17 @@ def test_tiles_are_the_image_row_by_row():
     # every pixel says where it is, and the image has the size of its canvas: nothing is resized
     rows, cols = np.meshgrid(np.arange(16), np.arange(24), indexing="ij")
     pixels = np.stack([rows, cols, np.zeros_like(rows)], axis=-1).astype(np.uint8)
-    tiles = split_tiles(Image.fromarray(pixels), tile=8)
-    assert [tile.getpixel((0, 0))[:2] for tile in tiles] == [(0, 0), (0, 8), (0, 16), (8, 0), (8, 8), (8, 16)]
-    assert np.array_equal(np.asarray(tiles[4]), pixels[8:16, 8:16])
+    tiles = split_tiles(pixels, Grid(2, 3)).reshape(6, 3, 8, 8)
+    corners = [(0, 0), (0, 8), (0, 16), (8, 0), (8, 8), (8, 16)]
+    assert [tuple(tile[:2, 0, 0].tolist()) for tile in tiles] == corners
+    assert np.array_equal(tiles[4].transpose(1, 2, 0), pixels[8:16, 8:16])
 
 
 def tiled(image: Image.Image, tile: int, grids: list[Grid] | tuple[Grid, ...]) -> tuple[list[Image.Image], Grid]:
     grid = grid_of(image.size, grids, tile)
-    return tile_image(image, tile, grid), grid
+    tiles = np.full((1 + grid.rows * grid.cols, 3, tile, tile), 7, dtype=np.uint8)
+    assert write_tiles(tiles, image, grid) == len(tiles)
+    return [Image.fromarray(one.transpose(1, 2, 0)) for one in tiles], grid
 
 
 def test_the_base_tile_is_the_whole_image_and_comes_first():

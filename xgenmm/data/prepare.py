@@ -6,9 +6,7 @@ Index and loader both go through here, so a planned length is the length that co
 import dataclasses
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
-
-from PIL import Image
+from typing import Literal, NamedTuple
 
 from xgenmm.data.adapters import Adapter
 from xgenmm.data.adapters.choosing import Choose
@@ -20,9 +18,12 @@ from xgenmm.data.readers import Row
 from xgenmm.processor.images import PictureFile
 from xgenmm.processor.outline import Outline, joined
 from xgenmm.processor.processor import XGenMMProcessor
+from xgenmm.processor.tiling import Decoded
 from xgenmm.types import Conversation, Document, Example, Picture, Preference, Sample
 
 NO_LIMIT = 2**31 - 1
+Decode = Literal["draft", "exact", "fast"]
+"""See `ReadConfig`."""
 
 
 class Excerpt(NamedTuple):
@@ -172,13 +173,13 @@ class Preparer:
         assert one is not None, "only samples that share their pictures were put into one document"
         return one
 
-    def fill(self, opened: Opened, outline: Outline, *, exact: bool) -> Example:
+    def fill(self, opened: Opened, outline: Outline, decode: Decode) -> Example:
         """A document with its pictures decoded, each once.
 
         Args:
             opened: The row.
             outline: What `outline` gave.
-            exact: Decode large JPEGs whole. Otherwise no larger than their tiles need.
+            decode: How.
 
         Raises:
             ImageError: A picture is damaged.
@@ -187,9 +188,7 @@ class Preparer:
         for picture, (width, height) in zip(outline.pictures, self.processor.needed_sizes(outline), strict=True):
             before = needed.get(picture, (0, 0))
             needed[picture] = (max(width, before[0]), max(height, before[1]))
-        images: dict[Picture, Image.Image] = {
-            picture: opened.files[picture].decode(None if exact else size) for picture, size in needed.items()
-        }
+        images = {picture: _decoded(opened.files[picture], size, decode) for picture, size in needed.items()}
         return self.processor.fill(outline, [images[picture] for picture in outline.pictures])
 
     def _join(self, outlines: list[Outline]) -> Outline | None:
@@ -259,3 +258,9 @@ def without(sample: Sample, lost: Container[Picture]) -> Sample:
     assert isinstance(sample, Document), "only documents lose pictures"
     parts = tuple(part for part in sample.parts if not (isinstance(part, Picture) and part in lost))
     return dataclasses.replace(sample, parts=parts)
+
+
+def _decoded(file: PictureFile, size: tuple[int, int], decode: Decode) -> Decoded:
+    if decode == "fast":
+        return file.decode_fast(size)
+    return file.decode(size if decode == "draft" else None)

@@ -12,7 +12,7 @@ from xgenmm.data.adapters.choosing import pick
 from xgenmm.data.files import place_of
 from xgenmm.data.index import settings_of
 from xgenmm.data.plan import Slot
-from xgenmm.data.prepare import Limits, Opened, Preparer
+from xgenmm.data.prepare import Decode, Limits, Opened, Preparer
 from xgenmm.data.quarantine import BadSample
 from xgenmm.data.readers import Row
 from xgenmm.data.shards import open_shards, row_id
@@ -139,14 +139,14 @@ class Source:
             )
         return outline if located.piece is None else outline.named(f"{outline.example.id}#{located.piece}")
 
-    def read(self, located: Located, *, exact: bool) -> Example:
+    def read(self, located: Located, decode: Decode = "exact") -> Example:
         """A planned document.
 
         Raises:
             BadSample, ImageError, OSError: It cannot be used.
         """
         opened = self.open(located)
-        return self.preparer.fill(opened, self.outline(opened, located), exact=exact)
+        return self.preparer.fill(opened, self.outline(opened, located), decode)
 
 
 def open_sources(

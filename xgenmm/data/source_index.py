@@ -67,7 +67,7 @@ class SourceIndex:
         self._names: list[str] = meta["names"]
         self._first_rows = np.array(meta["first_rows"], dtype=np.int64)
         self._columns = {
-            column: np.memmap(folder / column, dtype=DTYPES[column], mode="r")
+            column: np.asarray(np.memmap(folder / column, dtype=DTYPES[column], mode="r"))  # slices of maps are slow
             for column in meta["columns"]
             if meta["rows"] and (folder / column).stat().st_size
         }

@@ -1,6 +1,6 @@
 """The configuration of a whole model, as `config.json` holds it: its two backbones and what stands between them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -32,6 +32,8 @@ class XGenMMConfig(PretrainedConfig):
         resampler: Mapping[str, int] | None = None,
         regroup: Regroup = "tiles",
         image_token_id: int = 32012,
+        image_mean: Sequence[float] = (0.5, 0.5, 0.5),
+        image_std: Sequence[float] = (0.5, 0.5, 0.5),
         **kwargs: Any,
     ) -> None:
         """Take the parts' settings, as objects or as the mappings that JSON holds.
@@ -42,6 +44,8 @@ class XGenMMConfig(PretrainedConfig):
             resampler: Fields of `ResamplerConfig`.
             regroup: What the resampler reads at once.
             image_token_id: The placeholder; the processor writes one per vision token.
+            image_mean: Of each channel, as the processor has it: tiles that come as bytes are normalised by the model.
+            image_std: As `image_mean`.
             kwargs: What every transformers configuration has.
 
         Raises:
@@ -52,6 +56,8 @@ class XGenMMConfig(PretrainedConfig):
         self.resampler = asdict(ResamplerConfig(**(resampler or {})))
         self.regroup: Regroup = regroup
         self.image_token_id = image_token_id
+        self.image_mean = list(image_mean)
+        self.image_std = list(image_std)
         super().__init__(**kwargs)
         encoder_entry(self.vision_config)
 

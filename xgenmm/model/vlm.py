@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 from transformers import (
@@ -41,6 +41,7 @@ from xgenmm.model.regroup import regroup
 from xgenmm.model.resampler import PerceiverResampler
 from xgenmm.model.splice import splice
 from xgenmm.model.vision import encode, encoder_entry, is_frozen
+from xgenmm.pixels import normalised
 from xgenmm.types import IGNORE_INDEX
 
 logger = logging.getLogger(__name__)
@@ -111,14 +112,19 @@ class XGenMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     # ------------------------------------------------------------------ the path
 
-    def encode(self, pixel_values: Float[Tensor, "T 3 S S"]) -> Float[Tensor, "T P D"]:
-        """Features of all tiles of a batch in one go; out of the feature cache if one is set."""
+    def encode(self, pixel_values: Num[Tensor, "T 3 S S"]) -> Float[Tensor, "T P D"]:
+        """Features of all tiles of a batch in one go; out of the feature cache if one is set.
+
+        Args:
+            pixel_values: Normalised tiles; or bytes, which are normalised by `image_mean` and `image_std`.
+        """
+        pixel_values = normalised(pixel_values, self.config.image_mean, self.config.image_std)
         if self.feature_cache is not None:
             return self.feature_cache.features(pixel_values)
         return encode(self.vision_encoder, pixel_values)
 
     def vision_tokens(
-        self, pixel_values: Float[Tensor, "T 3 S S"], image_layouts: Int[Tensor, "N 4"] | None = None
+        self, pixel_values: Num[Tensor, "T 3 S S"], image_layouts: Int[Tensor, "N 4"] | None = None
     ) -> Float[Tensor, "T K D"]:
         """Vision tokens of each tile, images in order. Without layouts, every tile is an image of its own."""
         if image_layouts is None:
@@ -129,7 +135,7 @@ class XGenMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def embed(
         self,
         input_ids: Int[Tensor, "B L"],
-        pixel_values: Float[Tensor, "T 3 S S"] | None = None,
+        pixel_values: Num[Tensor, "T 3 S S"] | None = None,
         image_layouts: Int[Tensor, "N 4"] | None = None,
     ) -> Float[Tensor, "B L D"]:
         """What the language model reads: text embeddings, and vision tokens at the placeholders.
@@ -151,7 +157,7 @@ class XGenMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self,
         input_ids: Int[Tensor, "B L"] | None = None,
         attention_mask: Int[Tensor, "B total"] | None = None,
-        pixel_values: Float[Tensor, "T 3 S S"] | None = None,
+        pixel_values: Num[Tensor, "T 3 S S"] | None = None,
         image_layouts: Int[Tensor, "N 4"] | None = None,
         targets: Int[Tensor, "B L"] | None = None,
         position_ids: Int[Tensor, "B_or_1 L"] | None = None,
@@ -241,7 +247,7 @@ class XGenMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self,
         input_ids: Int[Tensor, "B L"],
         times: int,
-        pixel_values: Float[Tensor, "T 3 S S"],
+        pixel_values: Num[Tensor, "T 3 S S"],
         image_layouts: Int[Tensor, "N 4"] | None = None,
     ) -> dict[str, Tensor]:
         layouts = torch.zeros(len(pixel_values), 4, dtype=torch.long) if image_layouts is None else image_layouts

@@ -137,6 +137,8 @@ def assemble(config: ModelConfig, processor: Processor) -> XGenMMForConditionalG
         resampler=asdict(config.resampler),
         regroup=config.regroup,
         image_token_id=processor.image_token_id,
+        image_mean=processor.config.mean,
+        image_std=processor.config.std,
     )
     with torch.device("meta"):
         model = XGenMMForConditionalGeneration(whole)

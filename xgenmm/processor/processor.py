@@ -6,13 +6,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Int, Num
 from PIL import Image
 from torch import Tensor
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
 from xgenmm.config import decode, encode
+from xgenmm.pixels import normalised
 from xgenmm.processor.collate import collate
 from xgenmm.processor.images import open_image
 from xgenmm.processor.outline import Outline
@@ -30,7 +30,7 @@ from xgenmm.processor.prompt import (
     render_conversation,
     render_document,
 )
-from xgenmm.processor.tiling import Size, grid_of, needed_size, tile_image
+from xgenmm.processor.tiling import Decoded, Size, grid_of, needed_size, write_tiles
 from xgenmm.processor.tokens import TextEncoder, add_special_tokens
 from xgenmm.types import IGNORE_INDEX, Conversation, Document, Example, Grid, Picture, Preference, Sample, Turn
 
@@ -99,9 +99,6 @@ class XGenMMProcessor(ProcessorMixin):
         tokenizer.padding_side = "left"
         self._encoder = TextEncoder(tokenizer)
         self._grids = tuple(Grid(rows, cols) for rows, cols in config.grids)
-        mean, std = (np.reshape(values, (3, 1, 1)) for values in (config.mean, config.std))
-        self._scale = (1 / (255 * std)).astype(np.float32)
-        self._shift = (-mean / std).astype(np.float32)
 
     @property
     def image_token_id(self) -> int:
@@ -174,10 +171,20 @@ class XGenMMProcessor(ProcessorMixin):
         grid = grid_of(size, self._grids, self.config.tile)
         return 1 + grid.rows * grid.cols
 
-    def fill(self, outline: Outline, images: Sequence[Image.Image]) -> Example:
-        """An outline with its pictures, decoded at least as large as `needed_size` says."""
-        grids_and_sizes = [(Grid(r, c), (width, height)) for r, c, height, width in _layouts(outline.example)]
-        return dataclasses.replace(outline.example, pixel_values=self._pixels(images, grids_and_sizes))
+    def fill(self, outline: Outline, images: Sequence[Decoded]) -> Example:
+        """An outline with its pictures, decoded at least as large as `needed_size` says, as tiles of bytes."""
+        side = self.config.tile
+        pixels = torch.empty((outline.tiles, 3, side, side), dtype=torch.uint8)
+        here = 0
+        for image, (rows, cols, height, width) in zip(images, _layouts(outline.example), strict=True):
+            here += write_tiles(pixels[here:].numpy(), image, Grid(rows, cols), (width, height))
+        return dataclasses.replace(outline.example, pixel_values=pixels)
+
+    def _fill(self, outline: Outline, images: Sequence[Image.Image]) -> Example:
+        """As `fill`, normalised."""
+        example = self.fill(outline, images)
+        pixels = normalised(example.pixel_values, self.config.mean, self.config.std)
+        return dataclasses.replace(example, pixel_values=pixels)
 
     def needed_sizes(self, outline: Outline) -> list[Size]:
         """For each picture, the width and height in pixels that suffice for its tiles."""
@@ -315,7 +322,7 @@ class XGenMMProcessor(ProcessorMixin):
         outlines = self.outlines(sample, size)
         for outline in outlines:
             self._check_length(outline.example.id, outline.example.input_ids.tolist())
-        first = self.fill(outlines[0], [images[picture] for picture in outlines[0].pictures])
+        first = self._fill(outlines[0], [images[picture] for picture in outlines[0].pictures])
         # both answers of a preference stand behind the same pictures
         return first, *(dataclasses.replace(o.example, pixel_values=first.pixel_values) for o in outlines[1:])
 
@@ -323,7 +330,7 @@ class XGenMMProcessor(ProcessorMixin):
         images = {part: open_image(part) for part in segments if isinstance(part, Picture)}
         outline = self._outline(sample_id, segments, lambda picture: images[picture].size)
         self._check_length(sample_id, outline.example.input_ids.tolist())
-        return self.fill(outline, [images[picture] for picture in outline.pictures])
+        return self._fill(outline, [images[picture] for picture in outline.pictures])
 
     def _outline(self, name: str, segments: Sequence[Segment], size: Callable[[Picture], Size]) -> Outline:
         pictures = tuple(part for part in segments if isinstance(part, Picture))
@@ -337,7 +344,7 @@ class XGenMMProcessor(ProcessorMixin):
         ids = spread_placeholders(name, row, tokens, self.image_token_id, self._encoder.id(IMAGE_PLACEHOLDER))
         self._check_length(name, ids)
         example = self._without_pixels(name, ids, [False] * len(ids), layouts)
-        return self.fill(Outline(example=example, pictures=()), images)
+        return self._fill(Outline(example=example, pictures=()), images)
 
     def _lay_out(self, sizes: Sequence[Size]) -> tuple[list[tuple[int, int, int, int]], list[int]]:
         """Rows of `image_layouts`, and the number of vision tokens of each picture."""
@@ -353,25 +360,9 @@ class XGenMMProcessor(ProcessorMixin):
             name,
             ids,
             supervised,
-            torch.empty((0, 3, side, side)),
+            torch.empty((0, 3, side, side), dtype=torch.uint8),
             torch.tensor(layouts, dtype=torch.int64).reshape(-1, 4),
         )
-
-    def _pixels(
-        self, images: Sequence[Image.Image], grids_and_sizes: Sequence[tuple[Grid, Size]]
-    ) -> Float[Tensor, "T 3 S S"]:
-        tiles = [
-            tile
-            for image, (grid, size) in zip(images, grids_and_sizes, strict=True)
-            for tile in tile_image(image, self.config.tile, grid, size)
-        ]
-        pixels = np.empty((len(tiles), 3, self.config.tile, self.config.tile), dtype=np.float32)
-        for channels_first, tile in zip(pixels, tiles, strict=True):
-            channels_first[...] = rearrange(np.asarray(tile), "h w c -> c h w")
-        # in place and with channels first: thirty times as fast as broadcasting over a last axis of three
-        pixels *= self._scale
-        pixels += self._shift
-        return torch.from_numpy(pixels)
 
     def _check_length(self, name: str, ids: Sequence[int]) -> None:
         if len(ids) > self.config.max_tokens:
@@ -386,11 +377,18 @@ def _example(
     name: str,
     ids: Sequence[int],
     supervised: Sequence[bool],
-    pixels: Float[Tensor, "T 3 S S"],
+    pixels: Num[Tensor, "T 3 S S"],
     layouts: Int[Tensor, "N 4"],
 ) -> Example:
     """Align the labels: a position's label is the next token, where that one is supervised."""
-    input_ids = torch.tensor(ids, dtype=torch.int64)
-    labels = torch.full_like(input_ids, IGNORE_INDEX)
-    labels[:-1] = torch.where(torch.tensor(supervised[1:], dtype=torch.bool), input_ids[1:], IGNORE_INDEX)
-    return Example(id=name, input_ids=input_ids, labels=labels, pixel_values=pixels, image_layouts=layouts)
+    # by numpy: for so few numbers a call of torch's takes ten times as long
+    input_ids = np.array(ids, dtype=np.int64)
+    labels = np.full_like(input_ids, IGNORE_INDEX)
+    np.copyto(labels[:-1], input_ids[1:], where=np.array(supervised[1:], dtype=bool))
+    return Example(
+        id=name,
+        input_ids=torch.from_numpy(input_ids),
+        labels=torch.from_numpy(labels),
+        pixel_values=pixels,
+        image_layouts=layouts,
+    )

@@ -3,10 +3,16 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
+from einops import rearrange
+from jaxtyping import UInt8
 from PIL import Image
 
+from xgenmm.processor import opencv
 from xgenmm.types import Grid
 
+Decoded = Image.Image | np.ndarray
+"""An RGB image: Pillow's, or an array [height, width, 3] that OpenCV decoded."""
 Size = tuple[int, int]
 """Width and height in pixels."""
 
@@ -44,7 +50,9 @@ def fitting_size(size: Size, grid: Grid, tile: int) -> Size:
     return min(math.ceil(width * canvas_height / height), canvas_width), canvas_height
 
 
-def resize_and_pad(image: Image.Image, grid: Grid, tile: int, size: Size | None = None) -> Image.Image:
+def resize_and_pad(
+    image: Decoded, grid: Grid, tile: int, size: Size | None = None
+) -> UInt8[np.ndarray, "height width 3"]:
     """Fit the whole image into the grid's canvas, keeping its proportions, centred on black.
 
     Args:
@@ -53,20 +61,16 @@ def resize_and_pad(image: Image.Image, grid: Grid, tile: int, size: Size | None 
         tile: Side of a tile in pixels.
         size: Width and height of the image as it is stored, where it was decoded smaller.
     """
-    canvas_width, canvas_height = grid.cols * tile, grid.rows * tile
-    width, height = fitting_size(size or image.size, grid, tile)
-    canvas = Image.new("RGB", (canvas_width, canvas_height))
-    canvas.paste(_resize(image, width, height), ((canvas_width - width) // 2, (canvas_height - height) // 2))
+    canvas = np.zeros((grid.rows * tile, grid.cols * tile, 3), dtype=np.uint8)
+    width, height = fitting_size(size or _size_of(image), grid, tile)
+    top, left = (canvas.shape[0] - height) // 2, (canvas.shape[1] - width) // 2
+    canvas[top : top + height, left : left + width] = resized(image, width, height)
     return canvas
 
 
-def split_tiles(canvas: Image.Image, tile: int) -> list[Image.Image]:
-    """Cut a canvas into its tiles, row by row."""
-    return [
-        canvas.crop((left, top, left + tile, top + tile))
-        for top in range(0, canvas.height, tile)
-        for left in range(0, canvas.width, tile)
-    ]
+def split_tiles(canvas: UInt8[np.ndarray, "height width 3"], grid: Grid) -> UInt8[np.ndarray, "rows cols 3 side side"]:
+    """Cut a canvas into its tiles, row by row, without copying them."""
+    return rearrange(canvas, "(r h) (k w) c -> r k c h w", r=grid.rows, k=grid.cols)
 
 
 def grid_of(size: Size, grids: Sequence[Grid], tile: int) -> Grid:
@@ -74,20 +78,25 @@ def grid_of(size: Size, grids: Sequence[Grid], tile: int) -> Grid:
     return choose_grid(size[1], size[0], grids, tile) if grids else Grid(0, 0)
 
 
-def tile_image(image: Image.Image, tile: int, grid: Grid, size: Size | None = None) -> list[Image.Image]:
-    """The tiles that a model sees of an image: first the base tile, the whole image squashed to a square, then the
-    grid's.
+def write_tiles(
+    tiles: UInt8[np.ndarray, "tiles 3 side side"], image: Decoded, grid: Grid, size: Size | None = None
+) -> int:
+    """Write the tiles that a model sees of an image: the base tile, the whole image squashed to a square, then the
+    grid's. Gives their number.
 
     Args:
+        tiles: Where they go, from the first place on.
         image: RGB.
-        tile: Side of a tile in pixels.
         grid: What `grid_of` gives.
         size: As in `resize_and_pad`.
     """
-    base = _resize(image, tile, tile)
-    if grid == Grid(0, 0):
-        return [base]
-    return [base, *split_tiles(resize_and_pad(image, grid, tile, size), tile)]
+    side = tiles.shape[-1]
+    tiles[0] = rearrange(resized(image, side, side), "h w c -> c h w")
+    count = grid.rows * grid.cols
+    if count:
+        own = rearrange(tiles[1 : 1 + count], "(r k) c h w -> r k c h w", r=grid.rows)
+        own[...] = split_tiles(resize_and_pad(image, grid, side, size), grid)
+    return 1 + count
 
 
 def needed_size(size: Size, grid: Grid, tile: int) -> Size:
@@ -113,5 +122,14 @@ def grids_up_to(tiles: int, side: int) -> tuple[Grid, ...]:
     )
 
 
-def _resize(image: Image.Image, width: int, height: int) -> Image.Image:
-    return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BICUBIC)
+def resized(image: Decoded, width: int, height: int) -> UInt8[np.ndarray, "height width 3"]:
+    """The image at another size, smoothed where it gets smaller: bicubic by Pillow; by OpenCV what OpenCV decoded."""
+    if isinstance(image, np.ndarray):
+        return opencv.resized(image, width, height)
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(image)
+
+
+def _size_of(image: Decoded) -> Size:
+    return (image.shape[1], image.shape[0]) if isinstance(image, np.ndarray) else image.size

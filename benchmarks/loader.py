@@ -1,0 +1,242 @@
+"""What reading costs: our loader against bare decoding, webdataset and torch's DataLoader, on the same JPEGs.
+
+    python benchmarks/loader.py
+
+CPU milliseconds a picture, one thread (peers: one worker process, its time included), in turn. Outputs are compared
+first. The bars are those of docs/data.md.
+"""
+
+import io
+import json
+import os
+import resource
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import webdataset as wds
+from PIL import Image, ImageDraw
+from torch.utils.data import DataLoader, Dataset
+
+from xgenmm.data.index import INDEX_VERSION
+from xgenmm.data.indexing import byte_processor
+from xgenmm.data.loader import Loader, ReadConfig
+from xgenmm.data.memory import keep_freed_memory
+from xgenmm.data.planner import BatchConfig
+from xgenmm.data.shards import open_shards
+from xgenmm.data.source import SourceConfig
+from xgenmm.processor.opencv import library
+
+SIDE, BATCH = 384, 32
+PICTURES, LARGE = 96, 32
+
+
+def photograph(seed: int, width: int, height: int) -> bytes:
+    """A JPEG with what photographs have: soft shades, edges and grain."""
+    rng = np.random.default_rng(seed)
+    soft = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize(
+        (width, height), Image.Resampling.BICUBIC
+    )
+    draw = ImageDraw.Draw(soft)
+    for _ in range(30):
+        x, y = rng.integers(0, width), rng.integers(0, height)
+        box = [int(x), int(y), int(x + rng.integers(5, width // 3)), int(y + rng.integers(5, height // 3))]
+        draw.ellipse(box, fill=tuple(int(c) for c in rng.integers(0, 256, 3)))
+    grain = rng.normal(0, 7 * 640 / width, (height, width, 1))  # a larger picture of the same scene is smoother
+    pixels = np.clip(np.asarray(soft) + grain, 0, 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=int(rng.integers(75, 93)))
+    return buffer.getvalue()
+
+
+def write_shard(path: Path, number: int, width: int, height: int) -> None:
+    """A tar as img2dataset writes it."""
+    with tarfile.open(path, "w") as archive:
+        for key in range(number):
+            content = {"jpg": photograph(key, width, height), "txt": b"a photograph"}
+            for extension, data in content.items():
+                member = tarfile.TarInfo(f"{key:06}.{extension}")
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+
+
+def shrink(image: Image.Image) -> np.ndarray:
+    """What all of them make of a picture: [3, 384, 384], bytes."""
+    small = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    return np.ascontiguousarray(np.asarray(small).transpose(2, 0, 1))
+
+
+def decode(data: bytes, *, draft: bool) -> np.ndarray:
+    """Nothing but decoding, by Pillow."""
+    with Image.open(io.BytesIO(data)) as image:
+        if draft:
+            image.draft(None, (SIDE, SIDE))
+        return shrink(image)
+
+
+def decode_opencv(data: bytes) -> np.ndarray:
+    """Nothing but decoding, by OpenCV."""
+    cv2 = library()
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    return np.ascontiguousarray(cv2.resize(pixels, (SIDE, SIDE), interpolation=cv2.INTER_AREA).transpose(2, 0, 1))
+
+
+def ours(folder: Path, shard: Path, mode: str) -> Callable[[], Iterator[torch.Tensor]]:
+    """The pictures of one epoch, batch by batch, in the order of the shard's keys."""
+    source = SourceConfig(name="s", adapter="caption_pairs", path=str(shard))
+    reading = ReadConfig(threads=1, decode=mode, index=str(folder / "index"))
+    batch = BatchConfig(size=BATCH, tokens=2**20, micro=1)
+    loader = Loader([source], batch, byte_processor(), pairs=False, seed=0, epochs=100.0, reading=reading)
+    steps = loader.sources[0].index.lengths.rows // BATCH
+
+    def epoch() -> Iterator[torch.Tensor]:
+        for step in loader.steps(0, steps):
+            for packed in step.batches:
+                yield packed.pixel_values
+
+    epoch.loader = loader
+    return epoch
+
+
+class Indexed(Dataset):
+    """A map-style data set over the same places in the tar."""
+
+    def __init__(self, shard: Path) -> None:
+        (self.shard,) = open_shards("s", [str(shard)])
+        self.rows = [(record.key, record.members) for record in self.shard.walk()]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, number: int) -> tuple[torch.Tensor, str]:
+        fields = self.shard.read(*self.rows[number])
+        with Image.open(io.BytesIO(fields["jpg"])) as image:
+            return torch.from_numpy(shrink(image)), fields["txt"].decode()
+
+
+def torch_epoch(shard: Path) -> Callable[[], Iterator[torch.Tensor]]:
+    """torch's DataLoader, one worker."""
+    data = Indexed(shard)
+
+    def epoch() -> Iterator[torch.Tensor]:
+        for pictures, _ in DataLoader(data, batch_size=BATCH, num_workers=1):
+            yield pictures
+
+    return epoch
+
+
+def webdataset_epoch(shard: Path) -> Callable[[], Iterator[torch.Tensor]]:
+    """webdataset behind torch's DataLoader, one worker."""
+
+    def epoch() -> Iterator[torch.Tensor]:
+        data = wds.WebDataset(str(shard), shardshuffle=False).decode("pil").to_tuple("jpg", "txt")
+        data = data.map_tuple(lambda image: torch.from_numpy(shrink(image)), lambda text: text).batched(BATCH)
+        for pictures, _ in DataLoader(data, batch_size=None, num_workers=1):
+            yield pictures
+
+    return epoch
+
+
+def cpu_of(epoch: Callable[[], Iterator[torch.Tensor]]) -> float:
+    """CPU seconds of this process and of the workers that it has ended."""
+    before = _cpu()
+    for _ in epoch():
+        pass
+    return _cpu() - before
+
+
+def bare(call: Callable[[], Any]) -> float:
+    """CPU seconds of one run in this thread."""
+    before = time.thread_time()
+    call()
+    return time.thread_time() - before
+
+
+def _cpu() -> float:
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
+
+def in_turn(calls: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
+    """The least that each took, after a round that does not count: other work on the machine only ever adds."""
+    found = [{name: call() for name, call in calls.items()} for _ in range(rounds + 1)][1:]
+    return {name: min(one[name] for one in found) for name in calls}
+
+
+def check_equal(folder: Path, shard: Path) -> None:
+    """All give the same bytes for the same pictures, as far as they use the same decoder."""
+
+    def sorted_tiles(epoch: Callable[[], Iterator[torch.Tensor]]) -> list[bytes]:
+        return sorted(tile.numpy().tobytes() for batch in epoch() for tile in batch)
+
+    exact = sorted_tiles(ours(folder, shard, "exact"))
+    assert exact == sorted_tiles(torch_epoch(shard)) == sorted_tiles(webdataset_epoch(shard))
+    contents = [record.fields["jpg"] for record in open_shards("s", [str(shard)])[0].walk()]
+    assert exact == sorted(decode(data, draft=False).tobytes() for data in contents)
+    print(f"equal: {len(exact)} pictures, byte for byte, from ours (exact), torch, webdataset and bare Pillow")
+    reference = np.stack([decode(data, draft=False) for data in contents]).astype(np.int16)
+    for name, pixels in (
+        ("draft", np.stack([decode(data, draft=True) for data in contents])),
+        ("fast", np.stack([decode_opencv(data) for data in contents])),
+    ):
+        print(f"  {name}: {np.abs(pixels - reference).mean():.2f} grey levels from that on average")
+
+
+def main() -> None:
+    """Measure and print."""
+    keep_freed_memory()  # ours as in training; the peers' workers inherit it
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        small, large = folder / "small.tar", folder / "large.tar"
+        write_shard(small, PICTURES, 640, 480)
+        write_shard(large, LARGE, 2048, 1536)
+        check_equal(folder, small)
+        contents = [record.fields["jpg"] for record in open_shards("s", [str(small)])[0].walk()]
+        big = [record.fields["jpg"] for record in open_shards("s", [str(large)])[0].walk()]
+        sizes = [sum(map(len, some)) / len(some) / 1000 for some in (contents, big)]
+        print(
+            f"{PICTURES} pictures of 640 x 480, {sizes[0]:.0f} kB each (and {LARGE} of 2048 x 1536, {sizes[1]:.0f} kB)"
+        )
+        print("CPU ms a picture of 640 x 480:")
+        epochs = {"ours": ours(folder, small, "draft"), "ours, fast": ours(folder, small, "fast")}
+        calls = {
+            "Pillow alone": lambda: bare(lambda: [decode(data, draft=True) for data in contents]),
+            "OpenCV alone": lambda: bare(lambda: [decode_opencv(data) for data in contents]),
+            **{name: (lambda epoch=epoch: cpu_of(epoch)) for name, epoch in epochs.items()},
+            "torch DataLoader": lambda: cpu_of(torch_epoch(small)),
+            "webdataset": lambda: cpu_of(webdataset_epoch(small)),
+        }
+        cost = {name: seconds / PICTURES * 1000 for name, seconds in in_turn(calls, 4).items()}
+        for name, milliseconds in cost.items():
+            print(f"  {name:18} {milliseconds:6.2f}")
+        figures = [
+            ("loader / bare decoding, Pillow", cost["ours"] / cost["Pillow alone"], "<=", 1.12),
+            ("loader / bare decoding, OpenCV", cost["ours, fast"] / cost["OpenCV alone"], "<=", 1.12),
+        ]
+        for peer in ("torch DataLoader", "webdataset"):
+            figures.append((f"{peer} / ours", cost[peer] / cost["ours"], ">=", 1.1))
+            figures.append((f"{peer} / ours, fast", cost[peer] / cost["ours, fast"], ">=", 1.6))
+        epochs = {"draft": ours(folder, large, "draft"), "fast": ours(folder, large, "fast")}
+        calls = {
+            "plain": lambda: bare(lambda: [decode(data, draft=False) for data in big]),
+            **{name: (lambda epoch=epoch: cpu_of(epoch)) for name, epoch in epochs.items()},
+        }
+        cost = in_turn(calls, 2)
+        for name in epochs:
+            figures.append((f"2048 x 1536, plain Pillow / ours, {name}", cost["plain"] / cost[name], ">=", 5.0))
+        for title, ratio, sign, bar in figures:
+            met = ratio <= bar if sign == "<=" else ratio >= bar
+            print(f"{title:42} {ratio:5.2f}   (wanted {sign} {bar}{'' if met else ', MISSED'})")
+        began = time.perf_counter()
+        next(ours(folder, small, "draft")())
+        print(f"index opened and first batch: {time.perf_counter() - began:.2f} s   (wanted < 1)")
+        print(json.dumps({"index_version": INDEX_VERSION, "cores": os.cpu_count()}))
+
+
+if __name__ == "__main__":
+    main()
