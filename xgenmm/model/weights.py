@@ -70,6 +70,16 @@ class ProcessorSettings(Protocol):
         """Placeholders that the processor writes for a tile."""
         ...
 
+    @property
+    def mean(self) -> tuple[float, float, float]:
+        """Subtracted from each channel of pixels in 0..1 before they are divided by `std`."""
+        ...
+
+    @property
+    def std(self) -> tuple[float, float, float]:
+        """What `mean` says."""
+        ...
+
 
 @runtime_checkable
 class Processor(Protocol):
