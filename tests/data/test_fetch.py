@@ -351,7 +351,9 @@ def test_a_killed_run_leaves_whole_pictures_and_goes_on(tmp_path, number):
         cache = tmp_path / "cache"
         words = ["data", "fetch", str(tmp_path / "table.jsonl"), "--output", str(cache), "--allow-private"]
         command = [sys.executable, "-m", "xgenmm.cli", *words, "--workers", "2"]
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        # Ctrl-C counts, even where whoever started the tests in the background had it ignored.
+        heeds = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, preexec_fn=heeds)
         deadline = time.monotonic() + 30
         while len(cached(cache)) < 5 and time.monotonic() < deadline:
             time.sleep(0.01)

@@ -309,7 +309,10 @@ def test_only_this_machine_by_its_own_name(site):
 @pytest.mark.slow
 def test_the_command_serves_this_machine_until_it_is_stopped(folder):
     words = ["data", "view", str(folder), "--port", "0"]
-    process = subprocess.Popen([sys.executable, "-m", "xgenmm.cli", *words], stdout=subprocess.PIPE, text=True)
+    # Ctrl-C counts, even where whoever started the tests in the background had it ignored.
+    heeds = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+    command = [sys.executable, "-m", "xgenmm.cli", *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=heeds)
     try:
         url = re.search(r"http://127\.0\.0\.1:(\d+)", process.stdout.readline())
         connection = http.client.HTTPConnection("127.0.0.1", int(url[1]), timeout=20)
