@@ -5,6 +5,7 @@ import signal
 import time
 
 import pytest
+from torch.distributed.tensor import DTensor
 import torch
 from ranks import on_ranks
 from test_parallel_runs import debug, losses, train, weights
@@ -40,10 +41,17 @@ def spoil_on_one(_, recipe):
     """Rank 1 alone has a gradient that is not finite, at step 2; its weights are as good as the other's."""
 
     def spoil(trainer):
-        latents = trainer.model.vision_tokenizer.latents
-        hook = latents.register_hook(lambda gradient: (hook.remove(), gradient * float("inf"))[1])
+        accumulate = trainer.accumulate
 
-    on_step(2, spoil)
+        def spoilt(step):
+            sums = accumulate(step)
+            latents = trainer.model.vision_tokenizer.latents.grad
+            (latents.to_local() if isinstance(latents, DTensor) else latents).fill_(float("inf"))
+            return sums
+
+        trainer.accumulate = spoilt
+
+    on_step(1, spoil)  # holds from the step after
     with pytest.raises(TrainingError, match=r"step 2: .*gradient norm (inf|nan) must be finite"):
         run(recipe)
 
