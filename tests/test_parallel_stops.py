@@ -5,10 +5,10 @@ import signal
 import time
 
 import pytest
-from torch.distributed.tensor import DTensor
 import torch
 from ranks import on_ranks
 from test_parallel_runs import debug, losses, train, weights
+from torch.distributed.tensor import DTensor
 
 from xgenmm.data.quarantine import read_lines
 from xgenmm.recipe import run
