@@ -95,7 +95,8 @@ def campaign(kills: int, folder: Path, toy: Path, seed: int = 0) -> Summary:
 
 def train(folder: Path, toy: Path, name: str) -> None:
     """What a process does: the command `xgenmm train` without its parser."""
-    from xgenmm.recipe import Recipe, run
+    from xgenmm.recipe.run import run
+    from xgenmm.recipe.settings import Recipe
 
     logging.disable(logging.WARNING)
     settings = json.loads(json.dumps(read_yaml(RECIPES / "debug.yaml")).replace("runs/toy", str(toy)))
@@ -109,7 +110,7 @@ def train(folder: Path, toy: Path, name: str) -> None:
 def start(folder: Path, toy: Path, name: str) -> multiprocessing.process.BaseProcess:
     """Begin a run or go on with it, in a process forked from one that has imported everything and done nothing."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["xgenmm.recipe"])
+    context.set_forkserver_preload(["xgenmm.recipe.run"])
     process = context.Process(target=train, args=(folder, toy, name))
     process.start()
     return process

@@ -89,7 +89,7 @@ def test_no_verb_is_a_mistake(capsys):
 
 def test_idle_threads_sleep_before_torch_is_imported():
     say = "print(os.environ['OMP_WAIT_POLICY'], os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)"
-    code = f"import os, sys\nfrom xgenmm import cli\ncli._prepare()\n{say}"
+    code = f"import os, sys\nfrom xgenmm.cli import command\ncommand._prepare()\n{say}"
     environment = {key: value for key, value in os.environ.items() if key not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert done.stdout == "PASSIVE 0 False\n"
@@ -188,7 +188,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
     def broken(*_):
         raise KeyError("bug")
 
-    monkeypatch.setattr("xgenmm.recipe.load_recipe", broken)
+    monkeypatch.setattr("xgenmm.recipe.settings.load_recipe", broken)
     with pytest.raises(KeyError):
         cli.main(["train", "debug"])
 

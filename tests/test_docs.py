@@ -12,12 +12,12 @@ from typing import Any, get_args
 import pytest
 import yaml
 
-from xgenmm.cli import _parser
+from xgenmm.cli.command import _parser
 from xgenmm.data.adapters import ADAPTERS
 from xgenmm.evaluation.benchmarks import benchmarks
 from xgenmm.objectives import OBJECTIVES
 from xgenmm.processor.processor import ProcessorConfig
-from xgenmm.recipe import Recipe
+from xgenmm.recipe.settings import Recipe
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

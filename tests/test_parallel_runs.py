@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 from xgenmm.config import RECIPES, decode, override, read_yaml
 from xgenmm.data.quarantine import read_lines
-from xgenmm.recipe import Recipe, run
+from xgenmm.recipe.run import run
+from xgenmm.recipe.settings import Recipe
 
 
 def debug(toy, output, *assignments, stages=("pretrain", "dpo")):

@@ -11,7 +11,7 @@ from test_parallel_runs import debug, losses, train, weights
 from torch.distributed.tensor import DTensor
 
 from xgenmm.data.quarantine import read_lines
-from xgenmm.recipe import run
+from xgenmm.recipe.run import run
 from xgenmm.training.health import TrainingError
 from xgenmm.training.ranks import rank
 from xgenmm.training.stopping import Stopped

@@ -15,7 +15,8 @@ from xgenmm.data.memory import give_back_memory
 from xgenmm.evaluation.heldout import HeldOut
 from xgenmm.evaluation.report import write_report
 from xgenmm.provenance import package_versions
-from xgenmm.recipe import Recipe, StageResult, load_recipe, run
+from xgenmm.recipe.run import StageResult, run
+from xgenmm.recipe.settings import Recipe, load_recipe
 from xgenmm.starter.build import build
 from xgenmm.starter.fetch import PACKAGES
 

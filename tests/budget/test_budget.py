@@ -22,7 +22,8 @@ from xgenmm.data.source import SourceConfig
 from xgenmm.model.lora import LoraConfig
 from xgenmm.model.resampler import ResamplerConfig
 from xgenmm.model.weights import ModelConfig
-from xgenmm.recipe import Recipe, StageConfig, TrainConfig, build, load_recipe
+from xgenmm.recipe.parts import build
+from xgenmm.recipe.settings import Recipe, StageConfig, TrainConfig, load_recipe
 
 LONG = ("plan.document_tokens=2048", "stages.pretrain.batch.micro=1")
 

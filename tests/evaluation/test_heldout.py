@@ -10,7 +10,8 @@ import pytest
 
 from xgenmm.config import RECIPES, ConfigError, decode, override, read_yaml
 from xgenmm.evaluation.heldout import HeldOut, Talk, rotated
-from xgenmm.recipe import Recipe, run
+from xgenmm.recipe.run import run
+from xgenmm.recipe.settings import Recipe
 from xgenmm.starter.shards import caption_row, png, write_json_lines, write_tar
 from xgenmm.starter.toy import COLOURS, SHAPES, draw_picture, write_toy
 

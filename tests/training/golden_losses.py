@@ -14,7 +14,8 @@ import torch
 
 from xgenmm.config import RECIPES, decode, override, read_yaml
 from xgenmm.data.quarantine import read_lines
-from xgenmm.recipe import Recipe, run
+from xgenmm.recipe.run import run
+from xgenmm.recipe.settings import Recipe
 from xgenmm.starter.toy import write_toy
 
 STEPS = 10

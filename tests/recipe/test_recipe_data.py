@@ -13,8 +13,9 @@ from xgenmm.cli import main
 from xgenmm.config import ConfigError
 from xgenmm.data.view.app import make_app
 from xgenmm.data.view.catalogue import Query
-from xgenmm.recipe import load_recipe, make_loader, stage_processor
-from xgenmm.recipe_data import catalogue_of, check_data, find_stage, replay
+from xgenmm.recipe.data import catalogue_of, check_data, find_stage, replay
+from xgenmm.recipe.parts import make_loader, stage_processor
+from xgenmm.recipe.settings import load_recipe
 from xgenmm.types import IGNORE_INDEX
 
 

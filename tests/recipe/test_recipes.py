@@ -13,13 +13,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from xgenmm import recipe as recipes
 from xgenmm.config import RECIPES, ConfigError, decode, encode, override, read_yaml
 from xgenmm.data.quarantine import DataError, read_lines
 from xgenmm.engines import noised_preferences
 from xgenmm.model.vlm import XGenMMForConditionalGeneration
 from xgenmm.model.weights import WeightsError
-from xgenmm.recipe import Recipe, check, load_recipe, run
+from xgenmm.recipe.checks import check
+from xgenmm.recipe.run import _settle_precision, run
+from xgenmm.recipe.settings import Recipe, load_recipe
 from xgenmm.training.trainer import Trainer
 
 SHIPPED = sorted(str(path.relative_to(RECIPES).with_suffix("")) for path in RECIPES.rglob("*.yaml"))
@@ -302,13 +303,13 @@ def test_precision_is_settled_once_for_a_run(toy_folder, tmp_path, monkeypatch):
     from xgenmm.training.precision import Probe
 
     recipe = debug(toy_folder, tmp_path, "precision=auto")
-    monkeypatch.setattr(recipes, "probe", lambda _: Probe(speed_up=9.0, error=0.001))
+    monkeypatch.setattr("xgenmm.recipe.run.probe", lambda _: Probe(speed_up=9.0, error=0.001))
     cpu = torch.device("cpu")
-    assert recipes._settle_precision(debug(toy_folder, tmp_path, "precision=float32"), cpu) == "float32"
+    assert _settle_precision(debug(toy_folder, tmp_path, "precision=float32"), cpu) == "float32"
     recipe.folder.mkdir(parents=True)
-    assert recipes._settle_precision(recipe, cpu) == "bfloat16"
-    monkeypatch.setattr(recipes, "probe", lambda _: Probe(speed_up=0.1, error=0.001))
-    assert recipes._settle_precision(recipe, cpu) == "bfloat16"
+    assert _settle_precision(recipe, cpu) == "bfloat16"
+    monkeypatch.setattr("xgenmm.recipe.run.probe", lambda _: Probe(speed_up=0.1, error=0.001))
+    assert _settle_precision(recipe, cpu) == "bfloat16"
 
 
 # ---- mistakes --------------------------------------------------------------------------------------------------------

@@ -19,7 +19,9 @@ from xgenmm.data.quarantine import DataError
 from xgenmm.data.source import Source, index_folder
 from xgenmm.data.view.catalogue import Catalogue, Shelf, indexed, listed
 from xgenmm.data.view.packed import Plans
-from xgenmm.recipe import Recipe, StageConfig, check, make_loader, stage_processor
+from xgenmm.recipe.checks import check
+from xgenmm.recipe.parts import make_loader, stage_processor
+from xgenmm.recipe.settings import Recipe, StageConfig
 
 log = logging.getLogger(__name__)
 

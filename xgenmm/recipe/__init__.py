@@ -1,0 +1,1 @@
+"""A whole run: its settings, what only the whole can know about them, and the stages in their order."""

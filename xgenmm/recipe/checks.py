@@ -1,0 +1,80 @@
+"""Mistakes of a recipe that can be found before anything is loaded."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from xgenmm.config import ConfigError, decode, nearest
+from xgenmm.data.files import find
+from xgenmm.model.weights import check_folder
+from xgenmm.objectives.dpo import DpoConfig
+from xgenmm.processor.processor import ProcessorConfig
+from xgenmm.processor.prompt import PROMPTS
+from xgenmm.recipe.settings import Recipe, StageConfig
+from xgenmm.training.ranks import world_size
+
+
+def check(recipe: Recipe) -> None:
+    """Find the mistakes that can be found before anything is loaded: in all stages, so that none comes hours later.
+
+    Raises:
+        ConfigError: Names the place.
+    """
+    names = [stage.name for stage in recipe.stages]
+    if not names or len(set(names)) < len(names):
+        raise ConfigError(f"recipe.stages: at least one, each with a name of its own, not {names}")
+    first = recipe.stages[0]
+    if recipe.model is None and first.init is None:
+        raise ConfigError(f'recipe: the first stage "{first.name}" needs weights: set `model`, or the stage\'s `init`')
+    if recipe.model is not None and first.init is None:
+        check_backbone("recipe.model.vision", recipe.model.vision)
+        check_backbone("recipe.model.language", recipe.model.language)
+    for stage in recipe.stages:
+        _check_stage(recipe, stage)
+
+
+def _check_stage(recipe: Recipe, stage: StageConfig) -> None:
+    where = f"recipe.stages.{stage.name}"
+    if Path(stage.name).name != stage.name or stage.name == "untrained":
+        raise ConfigError(f'{where}: "{stage.name}" cannot be the name of a stage, which is also a folder\'s')
+    if (stage.steps is None) == (stage.epochs is None):
+        raise ConfigError(f"{where}: give either steps or epochs")
+    if (stage.steps is not None and stage.steps < 1) or (stage.epochs is not None and stage.epochs <= 0):
+        raise ConfigError(f"{where}: steps and epochs must be above 0")
+    if not any((stage.train.vision, stage.train.resampler, stage.train.language)):
+        raise ConfigError(f"{where}.train: nothing trains; set vision, resampler or language")
+    if stage.train.vision and (recipe.feature_cache if stage.feature_cache is None else stage.feature_cache):
+        raise ConfigError(f"{where}.feature_cache: the vision encoder trains, so its features change; set false")
+    objective = stage.objective_config()
+    lives = isinstance(objective, DpoConfig) and objective.reference == "live"
+    if lives and world_size() > 1 and True in vars(stage.train).values():
+        raise ConfigError(
+            f"{where}.objective.reference: several processes share the weights and keep no copy of them as they were; "
+            "set cached, or train LoRA adapters only"
+        )
+    if stage.noised is not None and not isinstance(objective, DpoConfig):
+        raise ConfigError(f"{where}.noised: answers to noised pictures are for preferences, with the objective dpo")
+    _check_processor({**recipe.processor, **stage.processor}, f"{where}.processor", whole=recipe.stages[0].init is None)
+    if stage.init is not None:
+        check_folder(Path(stage.init))
+    for source in stage.data:
+        source.bind_adapter()
+        find(source.name, source.patterns)
+
+
+def check_backbone(where: str, name: str) -> None:
+    """Refuse what is neither a folder nor looks like a name on a hub (`name` or `owner/name`)."""
+    if not Path(name).is_dir() and (name.count("/") > 1 or name.startswith((".", "/", "~"))):
+        raise ConfigError(f"{where}: there is no folder {name}")
+
+
+def _check_processor(settings: Mapping[str, Any], where: str, *, whole: bool) -> None:
+    said_elsewhere = {"tile": "the vision encoder", "tokens_per_tile": "model.resampler.latents"}
+    for name, owner in said_elsewhere.items():
+        if name in settings:
+            raise ConfigError(f"{where}.{name}: {owner} says this already")
+    others: dict[str, Any] = {"prompt": "", "mean": [0.0] * 3, "std": [1.0] * 3, "grids": [], "max_tokens": 1}
+    filled = {**({} if whole else others), **settings, "tile": 1, "tokens_per_tile": 1}
+    prompt = decode(ProcessorConfig, filled, where).prompt
+    if prompt and prompt not in PROMPTS:
+        raise ConfigError(f'{where}.prompt: there is no format "{prompt}"; {nearest(prompt, PROMPTS)}')

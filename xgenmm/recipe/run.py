@@ -1,0 +1,251 @@
+"""The stages of a run in their order: finished ones are skipped, an unfinished one goes on.
+
+It sees all parts and puts them together; it has no loop of its own and no defaults of parts.
+"""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from xgenmm.config import encode
+from xgenmm.data.loader import Loader
+from xgenmm.data.memory import keep_freed_memory
+from xgenmm.data.permutation import keyed
+from xgenmm.data.source import SourceConfig
+from xgenmm.engines.noised_preferences import make_noised_preferences
+from xgenmm.evaluation.watch import Watch
+from xgenmm.inference.load import load
+from xgenmm.model.feature_cache import fingerprint
+from xgenmm.model.vlm import XGenMMForConditionalGeneration
+from xgenmm.model.weights import save
+from xgenmm.objectives.dpo import DpoConfig
+from xgenmm.objectives.reference import asked
+from xgenmm.processor.processor import XGenMMProcessor
+from xgenmm.recipe.checks import check
+from xgenmm.recipe.parts import build, make_loader
+from xgenmm.recipe.record import compare_settings, model_card, note_settings
+from xgenmm.recipe.settings import Recipe, StageConfig
+from xgenmm.training.lock import hold
+from xgenmm.training.metrics import peak_memory_mb
+from xgenmm.training.optim import averaged
+from xgenmm.training.parallel import computing, processes, spread
+from xgenmm.training.precision import Precision, autocast, lost_in, probe
+from xgenmm.training.ranks import from_first, gather, rank
+from xgenmm.training.reference_cache import ReferenceCache, prepare_reference
+from xgenmm.training.trainer import Trainer, TrainerConfig, to_device
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageResult:
+    """A stage that is done, or the model before the first one."""
+
+    name: str
+    """The stage's name, or `untrained`."""
+    folder: Path
+    """The stage's folder in the run."""
+    steps: int = 0
+    seconds: float = 0.0
+    """Time of training, over all interruptions."""
+    peak_memory_mb: float = 0.0
+    """Largest memory of the process up to the stage's end."""
+    skipped: bool = False
+    """It was done before this call."""
+    load: Callable[[], tuple[XGenMMForConditionalGeneration, XGenMMProcessor]]
+    """Gives model and processor, on the CPU, in float32, in evaluation mode: always as they are on disk."""
+
+
+Hook = Callable[[StageResult], None]
+
+
+def run(recipe: Recipe, *, before_first: Hook | None = None, after_stage: Hook | None = None) -> list[StageResult]:
+    """Run the stages in order: finished ones are skipped, an unfinished one goes on from its newest checkpoint.
+
+    Args:
+        recipe: The whole run.
+        before_first: Gets the model as it is before the first stage, under the name `untrained`.
+        after_stage: Gets every stage when it is done, also those that were done before.
+
+    Raises:
+        ConfigError: Settings are wrong, or differ from those that the run's folder was begun with.
+        LockError: Another process works in the run's folder.
+        DataError, TrainingError, CheckpointError, WeightsError, Stopped, OSError: As the parts say.
+    """
+    with processes() as device:
+        check(recipe)
+        recipe.folder.mkdir(parents=True, exist_ok=True)
+        if rank() != 0:
+            logging.getLogger("xgenmm").setLevel(logging.WARNING)  # to be told once is enough
+        with hold(recipe.folder) if rank() == 0 else nullcontext():
+            return _run_stages(recipe, device, before_first, after_stage)
+
+
+def _run_stages(
+    recipe: Recipe, device: torch.device, before_first: Hook | None, after_stage: Hook | None
+) -> list[StageResult]:
+    precision = _settle_precision(recipe, device)
+    recipe = dataclasses.replace(recipe, precision=precision)
+    if before_first is not None:
+        folder = recipe.folder / "untrained"
+        before_first(StageResult(name="untrained", folder=folder, load=lambda: build(recipe, recipe.stages[0])))
+    results = []
+    for number, stage in enumerate(recipe.stages):
+        done = from_first(_is_done(recipe, number))
+        result = _finished(recipe, number) if done else _train(recipe, number, precision, device)
+        log.info("%s %s", stage.name, "is done already" if result.skipped else f"done: {result.folder / 'weights'}")
+        results.append(result)
+        if after_stage is not None:
+            after_stage(result)
+    return results
+
+
+def _train(recipe: Recipe, number: int, precision: Precision, device: torch.device) -> StageResult:
+    """Put a stage's parts together, train, and write its weights."""
+    stage = recipe.stages[number]
+    folder = recipe.folder / stage.name
+    folder.mkdir(parents=True, exist_ok=True)
+    if rank() == 0:
+        note_settings(recipe, number, folder)
+    model, processor = build(recipe, stage)
+    objective_config = stage.objective_config()
+    stage = dataclasses.replace(stage, data=_sources(recipe, stage, model, processor, precision, device))
+    cached = isinstance(objective_config, DpoConfig) and objective_config.reference == "cached"
+    keep_freed_memory()
+    loader = make_loader(recipe, stage, processor)
+    loader.check()
+    steps = loader.planner.count_steps() if stage.steps is None else stage.steps
+    about = _about_reference(loader, model, processor, precision) if cached else {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(keyed(recipe.seed, "lora", stage.name))
+        model.set_trainable(**vars(stage.train), lora=stage.lora)
+    dtype = getattr(torch, precision)
+    originals = lost_in(model, dtype) if rank() == 0 else {}
+    model.to_compute_dtype(dtype)
+    spread(model, recipe.parallel, precision, device)
+    cache = recipe.feature_cache if stage.feature_cache is None else stage.feature_cache
+    model.use_feature_cache(recipe.folder / "features" if cache else None)
+    reference = None
+    if cached:
+        batches = ([to_device(batch, device) for batch in step.batches] for step in loader.steps(0, steps, once=True))
+        kept = ReferenceCache(path=folder / "reference.parquet", about=about)
+        with computing(model, device, precision):
+            reference = prepare_reference(kept, batches, steps, asked(model.eval()))
+    trainer = Trainer(
+        name=stage.name,
+        model=model,
+        objective=objective_config.build(model, reference),  # before a checkpoint is loaded: of the model as it was
+        loader=loader,
+        config=TrainerConfig(
+            steps=steps,
+            seed=keyed(recipe.seed, stage.name),
+            precision=precision,
+            optim=stage.optim,
+            checkpoint=stage.checkpoint,
+            health=stage.health,
+        ),
+        folder=folder,
+        after_step=_watch(stage, folder, steps, processor, precision),
+    )
+    progress = trainer.run()
+    figures = {"steps": steps, "seconds": progress.seconds, "peak_memory_mb": max(gather(peak_memory_mb(device)))}
+    if rank() == 0:
+        (folder / "result.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
+    with averaged(trainer.optimizer):
+        path, card = folder / "weights", model_card(recipe, number)
+        save(model, processor, path, card=card, instead=originals, writes=rank() == 0)
+    from_first(None)  # nobody reads the weights before they are there
+    return StageResult(name=stage.name, folder=folder, load=lambda: load(folder / "weights"), **figures)
+
+
+def _sources(
+    recipe: Recipe,
+    stage: StageConfig,
+    model: XGenMMForConditionalGeneration,
+    processor: XGenMMProcessor,
+    precision: Precision,
+    device: torch.device,
+) -> tuple[SourceConfig, ...]:
+    """What a stage trains on: its data, or what the model makes of them under noise."""
+    if stage.noised is None:
+        return stage.data
+    made: list[SourceConfig] = []
+    seed, folder = keyed(recipe.seed, stage.name), recipe.folder / stage.name / "noised"
+    if rank() == 0:  # one process writes, the others wait
+        nn.Module.to(model, device)
+        with autocast(device, precision):
+            made = [
+                make_noised_preferences(model, processor, source, stage.noised, folder / source.name, seed=seed)
+                for source in stage.data
+            ]
+        nn.Module.to(model, "cpu")
+    return tuple(from_first(made))
+
+
+def _about_reference(
+    loader: Loader, model: XGenMMForConditionalGeneration, processor: XGenMMProcessor, precision: Precision
+) -> dict[str, Any]:
+    """What cached log-probabilities depend on, beside the documents' tokens, which are part of their keys."""
+    return {
+        "weights": fingerprint(model),
+        "data": [[source.name, source.index.lengths.digest] for source in loader.sources],
+        "decode": loader.reading.decode,
+        "processor": encode(processor.config),
+        "precision": precision,
+    }
+
+
+def _watch(
+    stage: StageConfig, folder: Path, steps: int, processor: XGenMMProcessor, precision: Precision
+) -> Callable[[Trainer], None] | None:
+    """What evaluates the model while it trains, if the stage asks for it."""
+    if stage.evaluate is None:
+        return None
+    watch = Watch(stage.evaluate, folder, steps)
+
+    def after_step(trainer: Trainer) -> None:
+        if watch.is_due(trainer.progress.step):
+            with computing(trainer.model, trainer.device, precision), averaged(trainer.optimizer):
+                watch.evaluate(trainer.progress.step, trainer.model, processor)
+
+    return after_step
+
+
+def _is_done(recipe: Recipe, number: int) -> bool:
+    """Whether a stage has its weights."""
+    return (recipe.folder / recipe.stages[number].name / "weights").is_dir()
+
+
+def _finished(recipe: Recipe, number: int) -> StageResult:
+    """The result of a stage that is done.
+
+    Raises:
+        ConfigError: It was begun with other settings.
+    """
+    stage = recipe.stages[number]
+    folder = recipe.folder / stage.name
+    compare_settings(recipe, number, folder)
+    figures = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    return StageResult(name=stage.name, folder=folder, skipped=True, load=lambda: load(folder / "weights"), **figures)
+
+
+def _settle_precision(recipe: Recipe, device: torch.device) -> Precision:
+    """What the recipe says, or what was found when the run began: a run does not change its arithmetic half-way."""
+    if recipe.precision != "auto":
+        return recipe.precision
+    path = recipe.folder / "precision.json"
+    if rank() == 0 and not path.exists():
+        result = probe(device)
+        log.info("computing in %s: bfloat16 is %.1f times as fast here", result.choice, result.speed_up)
+        path.write_text(json.dumps({"choice": result.choice, **encode(result)}), encoding="utf-8")
+    from_first(None)  # nobody reads the file before it is there
+    choice = json.loads(path.read_text(encoding="utf-8"))["choice"]
+    return "bfloat16" if choice == "bfloat16" else "float32"
