@@ -16,11 +16,15 @@ from toy import make_answering_model, make_processor
 from xgenmm.cli import main
 from xgenmm.config import ConfigError
 from xgenmm.evaluation import run as runs
+from xgenmm.evaluation import settings as evaluation_settings
 from xgenmm.evaluation.answers import Answer, AnswerStore
 from xgenmm.evaluation.benchmarks import benchmark_named, benchmarks
-from xgenmm.evaluation.run import EvaluationConfig, EvaluationError, evaluate, rescore
+from xgenmm.evaluation.rescoring import rescore
+from xgenmm.evaluation.run import EvaluationError, evaluate, evaluate_model
 from xgenmm.evaluation.samples import read_samples
 from xgenmm.evaluation.scorers.profiles import PROFILES
+from xgenmm.evaluation.settings import EvaluationConfig
+from xgenmm.inference.load import load
 from xgenmm.model import weights
 
 
@@ -43,7 +47,7 @@ def short_answers(monkeypatch):
         benchmark = benchmark_named(name)
         return dataclasses.replace(benchmark, max_new_tokens=min(benchmark.max_new_tokens, 16))
 
-    monkeypatch.setattr(runs, "benchmark_named", short)
+    monkeypatch.setattr(evaluation_settings, "benchmark_named", short)
 
 
 def settings(folder: Path, output: str, tasks: tuple[str, ...], **others) -> EvaluationConfig:
@@ -374,6 +378,19 @@ def test_a_name_that_leads_out_of_the_data_is_refused(folder, tmp_path):
 def test_all_failed_is_an_error(folder, tmp_path):
     with pytest.raises(EvaluationError, match="1 of 1 tasks"):
         evaluate(settings(folder, str(tmp_path / "o"), ("gqa",), data=str(tmp_path)))
+
+
+def test_a_model_in_training_is_evaluated_by_one_process_that_waits_for_nobody(folder, monkeypatch, tmp_path):
+    """The other processes of the training wait for it elsewhere: a barrier of its own would meet theirs."""
+
+    def nobody_comes(*_, **__):
+        raise AssertionError("waited for the other processes")
+
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.barrier", nobody_comes)
+    model, processor = load(folder / "weights")
+    results = evaluate_model(settings(folder, str(tmp_path / "o"), ("pope",), limit=2), model, processor)
+    assert results["n-samples"]["pope"] == {"original": 4, "effective": 2}
 
 
 def test_notes_name_what_did_not_run(folder):

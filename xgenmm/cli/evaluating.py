@@ -72,15 +72,20 @@ def _evaluate(options: argparse.Namespace) -> None:
         first, second = options.compare
         print(comparison_text(compare(first, second, output)))
         return
-    from xgenmm.evaluation import run
+    from xgenmm.evaluation.folder import summary
 
     if options.rescore is not None:
-        results = run.rescore(options.rescore, options.profile, output)
+        from xgenmm.evaluation.rescoring import rescore
+
+        results = rescore(options.rescore, options.profile, output)
     else:
         if output is None or not options.tasks:
             raise ConfigError("evaluate WEIGHTS needs --tasks and --output")
-        results = run.evaluate(
-            run.EvaluationConfig(
+        from xgenmm.evaluation.run import evaluate
+        from xgenmm.evaluation.settings import EvaluationConfig
+
+        results = evaluate(
+            EvaluationConfig(
                 weights=str(options.weights),
                 tasks=tuple(options.tasks),
                 output=str(output),
@@ -97,4 +102,4 @@ def _evaluate(options: argparse.Namespace) -> None:
             )
         )
     if os.environ.get("RANK", "0") == "0":
-        print(f"{run.summary(results)}\nresults: {results}\nreport:  {results.with_name('report.html')}")
+        print(f"{summary(results)}\nresults: {results}\nreport:  {results.with_name('report.html')}")
