@@ -19,9 +19,11 @@ from xgenmm.evaluation.scorers import (
     circular,
     documents,
     fewshot,
+    letters,
     mathvista,
     mmmu,
     mmvet,
+    multi_image,
     prompts,
     safety,
     vqa,
@@ -36,9 +38,11 @@ SCORERS: ScorerTable = {
     **circular.SCORERS,
     **documents.SCORERS,
     **fewshot.SCORERS,
+    **letters.SCORERS,
     **mathvista.SCORERS,
     **mmmu.SCORERS,
     **mmvet.SCORERS,
+    **multi_image.SCORERS,
     **prompts.SCORERS,
     **safety.SCORERS,
     **vqa.SCORERS,
@@ -98,7 +102,7 @@ def corrected_aggregate(scorer: str, profile: str, cases: Sequence[Record]) -> d
 def is_unparsed(result: Mapping[str, Any]) -> bool:
     """Whether a case's result says that no answer could be read from the prediction. Such a case is wrong."""
     return (
-        choices.UNPARSED in (result.get("option"), result.get("exact_matching_option"))
+        letters.UNPARSED in (result.get("option"), result.get("exact_matching_option"))
         or result.get("unparsed") is True
         or result.get("extracted") == "Unknown"
         or result.get("parsed", "?") in (None, "", "other")

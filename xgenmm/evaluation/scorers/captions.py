@@ -5,19 +5,18 @@ one candidate per image and any number of references per image, and all of them 
 CIDEr's document frequencies, BLEU's counts. Never average them over batches.
 
 Units: fractions as pycocoevalcap and lmms-eval report them (CIDEr up to 10); OpenFlamingo and VLMEvalKit print 100
-times that. METEOR and SPICE need Java programs and are not here.
+times that. METEOR and SPICE need Java programs: `evaluation.java_metrics`.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from xgenmm.evaluation.scorers.ngrams import MAX_ORDER, Corpus, Ints, corpus_of, distinct, size_of
 from xgenmm.evaluation.scorers.profiles import (
     LMMS_EVAL,
     PYCOCOEVALCAP,
@@ -27,21 +26,15 @@ from xgenmm.evaluation.scorers.profiles import (
     Scored,
     ScorerTable,
 )
-from xgenmm.evaluation.scorers.ptb import ptb_tokenize, ptb_tokenize_corpus
+from xgenmm.evaluation.scorers.ptb import ptb_tokenize
+from xgenmm.evaluation.scorers.subsequences import lcs_lengths
 
-MAX_ORDER = 4
-"""Longest n-gram of BLEU and CIDEr."""
 CIDER_SIGMA = 6.0
 """Width of CIDEr-D's length penalty, in bigrams (not words: pycocoevalcap takes the length from the second order)."""
 ROUGE_BETA = 1.2
 BLEU_TINY, BLEU_SMALL = 1e-15, 1e-9
-LCS_BITS = 62
-"""Longest candidate in tokens that the vectorised LCS holds in one machine word."""
-LCS_CHUNK = 4096
-"""Sentence pairs compared at once by the LCS; bounds its memory."""
 
 Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -76,85 +69,6 @@ class CaptionScores:
         return {**bleu, "ROUGE_L": self.rouge_l.score, "CIDEr": self.cider.score}
 
 
-@dataclass(frozen=True)
-class _Counts:
-    """n-grams of one order: one row per (sentence, n-gram), sorted by sentence, then n-gram."""
-
-    sentence: Ints
-    ngram: Ints
-    count: Ints
-
-
-@dataclass(frozen=True)
-class _Words:
-    """The words of sentences as numbers, all in a row."""
-
-    numbers: Ints
-    lengths: Ints
-    """Words of every sentence."""
-
-    @cached_property
-    def starts(self) -> Ints:
-        return np.cumsum(self.lengths) - self.lengths
-
-    def sentence(self, index: int) -> list[int]:
-        start = self.starts[index]
-        return self.numbers[start : start + self.lengths[index]].tolist()
-
-    def table(self, sentences: Ints, fill: int) -> Ints:
-        """Some sentences as rows, filled up to the longest."""
-        columns = np.arange(self.lengths[sentences].max())
-        at = np.minimum(self.starts[sentences, None] + columns, len(self.numbers) - 1)
-        return np.where(columns < self.lengths[sentences, None], self.numbers[at], fill)
-
-
-@dataclass(frozen=True)
-class _Corpus:
-    """Tokenised captions. Sentences are the candidates, numbered as their images, and after them all references."""
-
-    sentences: tuple[str, ...]
-    image_of: Ints
-    """The image of every reference, ascending."""
-
-    @property
-    def num_images(self) -> int:
-        return len(self.sentences) - len(self.image_of)
-
-    @cached_property
-    def image_of_sentence(self) -> Ints:
-        return np.concatenate([np.arange(self.num_images), self.image_of])
-
-    @cached_property
-    def words(self) -> _Words:
-        """Words between any white space; an empty sentence has none."""
-        return _numbered([text.split() for text in self.sentences])
-
-    @cached_property
-    def spaced_words(self) -> _Words:
-        """Words between single spaces, which is what ROUGE compares: two spaces in a row have an empty word between."""
-        if all(" ".join(text.split()) == text != "" for text in self.sentences):
-            return self.words
-        return _numbered([text.split(" ") for text in self.sentences])
-
-    @cached_property
-    def ngrams(self) -> list[_Counts]:
-        """The n-grams of every order; equal ones have equal numbers in all sentences."""
-        words, lengths = self.words.numbers, self.words.lengths
-        sentence = np.repeat(np.arange(len(lengths)), lengths)
-        left = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(words))  # words from here to the sentence's end
-        grams, start, orders = words, np.arange(len(words)), []
-        for order in range(1, MAX_ORDER + 1):
-            if order > 1:
-                keep = left[start] >= order
-                start = start[keep]
-                # An n-gram is the number of its head and one more word, renumbered so that the product stays small.
-                grams = _renumbered(grams[keep] * _size(words) + words[start + order - 1])
-            size = _size(grams)
-            key, count = _distinct(sentence[start] * size + grams)
-            orders.append(_Counts(key // size, key % size, count))
-        return orders
-
-
 def cider(candidates: Sequence[str], references: Sequence[Sequence[str]], *, tokenized: bool = False) -> MetricResult:
     """CIDEr-D of a corpus, 0 to 10.
 
@@ -166,7 +80,7 @@ def cider(candidates: Sequence[str], references: Sequence[Sequence[str]], *, tok
 
     Source: pycocoevalcap 1.2, ``Cider``. One image, or equal reference sets everywhere, gives 0: nothing is telling.
     """
-    return _cider(_corpus(candidates, references, tokenized))
+    return _cider(corpus_of(candidates, references, tokenized))
 
 
 def bleu(candidates: Sequence[str], references: Sequence[Sequence[str]], *, tokenized: bool = False) -> BleuResult:
@@ -174,7 +88,7 @@ def bleu(candidates: Sequence[str], references: Sequence[Sequence[str]], *, toke
 
     Source: pycocoevalcap 1.2, ``Bleu(4)`` with option "closest" and its two smoothing constants.
     """
-    return _bleu(_corpus(candidates, references, tokenized))
+    return _bleu(corpus_of(candidates, references, tokenized))
 
 
 def rouge_l(candidates: Sequence[str], references: Sequence[Sequence[str]], *, tokenized: bool = False) -> MetricResult:
@@ -182,14 +96,14 @@ def rouge_l(candidates: Sequence[str], references: Sequence[Sequence[str]], *, t
 
     Source: pycocoevalcap 1.2, ``Rouge`` with beta 1.2.
     """
-    return _rouge_l(_corpus(candidates, references, tokenized))
+    return _rouge_l(corpus_of(candidates, references, tokenized))
 
 
 def caption_scores(
     candidates: Sequence[str], references: Sequence[Sequence[str]], *, tokenized: bool = False
 ) -> CaptionScores:
     """All metrics of this file from one tokenisation. Arguments as for `cider`."""
-    corpus = _corpus(candidates, references, tokenized)
+    corpus = corpus_of(candidates, references, tokenized)
     images = corpus.num_images
     bounds = images + np.searchsorted(corpus.image_of, np.arange(images + 1))
     return CaptionScores(
@@ -201,63 +115,15 @@ def caption_scores(
     )
 
 
-def _corpus(candidates: Sequence[str], references: Sequence[Sequence[str]], tokenized: bool) -> _Corpus:
-    if len(candidates) != len(references):
-        raise ValueError(f"{len(candidates)} candidates for {len(references)} images: one caption per image is scored")
-    empty = [i for i, refs in enumerate(references) if not refs]
-    if empty:
-        raise ValueError(f"image {empty[0]} has no reference caption ({len(empty)} such images): every image needs one")
-    flat = [text for refs in references for text in refs]
-    image_of = np.repeat(np.arange(len(references)), [len(refs) for refs in references])
-    # Tokenised as two files, because the reference tokeniser treats the end of its input differently.
-    prepare: Callable[[Sequence[str]], Sequence[str]] = list if tokenized else ptb_tokenize_corpus
-    return _Corpus((*prepare(candidates), *prepare(flat)), image_of)
-
-
-def _numbered(sentences: Sequence[Sequence[str]]) -> _Words:
-    ids: defaultdict[str, int] = defaultdict(lambda: len(ids))
-    numbers = np.array([ids[word] for words in sentences for word in words], dtype=np.int64)
-    return _Words(numbers, np.array([len(words) for words in sentences], dtype=np.int64))
-
-
-# numpy's own unique() hashes integers, which takes twenty times as long on these keys as sorting them.
-def _distinct(values: Ints) -> tuple[Ints, Ints]:
-    """The distinct non-negative values in ascending order and how often each occurs."""
-    ordered = np.sort(values)
-    first = np.flatnonzero(np.diff(ordered, prepend=-1))
-    return ordered[first], np.diff(first, append=len(ordered))
-
-
-def _renumbered(values: Ints) -> Ints:
-    """Every non-negative value replaced by its rank among the distinct ones."""
-    places = np.arange(len(values))
-    bits = len(values).bit_length()
-    if len(values) and int(values.max()) < 1 << (63 - bits):
-        # A value and its place in one number: sorting numbers is twice as fast as sorting places by them.
-        both = np.sort(values << bits | places)
-        ordered, order = both >> bits, both & ((1 << bits) - 1)
-    else:
-        order = np.argsort(values)
-        ordered = values[order]
-    ranks = np.empty_like(places)
-    ranks[order] = np.cumsum(np.diff(ordered, prepend=-1) != 0) - 1
-    return ranks
-
-
-def _size(numbers: Ints) -> int:
-    """One more than the largest number, so that a pair of numbers can be one number."""
-    return int(numbers.max()) + 1 if len(numbers) else 1
-
-
-def _cider(corpus: _Corpus) -> MetricResult:
+def _cider(corpus: Corpus) -> MetricResult:
     n_images, n_refs = corpus.num_images, len(corpus.image_of)
     log_images = np.log(float(n_images)) if n_images else 0.0
     similarity: Floats = np.zeros((MAX_ORDER, n_refs))
     for order, rows in enumerate(corpus.ngrams):
         is_ref = rows.sentence >= n_images
-        size = _size(rows.ngram)
+        size = size_of(rows.ngram)
         key = corpus.image_of_sentence[rows.sentence] * size + rows.ngram
-        document_frequency = np.bincount(_distinct(key[is_ref])[0] % size, minlength=size)
+        document_frequency = np.bincount(distinct(key[is_ref])[0] % size, minlength=size)
         weight = rows.count * (log_images - np.log(np.maximum(1.0, document_frequency)))[rows.ngram]
         norm = np.sqrt(np.bincount(rows.sentence, weight**2, minlength=n_images + n_refs))
         dot = _clipped_dot(key, weight, is_ref, rows.sentence - n_images, n_refs)
@@ -284,7 +150,7 @@ def _clipped_dot(key: Ints, weight: Floats, is_ref: NDArray[np.bool_], ref_of_ro
     return np.bincount(ref_of_row[is_ref], products, minlength=n_refs).astype(np.float64, copy=False)
 
 
-def _bleu(corpus: _Corpus) -> BleuResult:
+def _bleu(corpus: Corpus) -> BleuResult:
     n_images = corpus.num_images
     hyp_length = corpus.words.lengths[:n_images]
     closest = _closest_length(hyp_length, corpus.words.lengths[n_images:], corpus.image_of)
@@ -292,8 +158,8 @@ def _bleu(corpus: _Corpus) -> BleuResult:
     correct: Floats = np.zeros((MAX_ORDER, n_images))
     for order, rows in enumerate(corpus.ngrams):
         is_ref = rows.sentence >= n_images
-        key = corpus.image_of_sentence[rows.sentence] * _size(rows.ngram) + rows.ngram
-        ref_key = _distinct(key[is_ref])[0]
+        key = corpus.image_of_sentence[rows.sentence] * size_of(rows.ngram) + rows.ngram
+        ref_key = distinct(key[is_ref])[0]
         if not len(ref_key):
             continue
         most = np.zeros(len(ref_key), dtype=np.int64)
@@ -327,55 +193,15 @@ def _bleu_from_counts(correct: NDArray, guessed: NDArray, length: NDArray, ref_l
     return score * penalty
 
 
-def _rouge_l(corpus: _Corpus) -> MetricResult:
+def _rouge_l(corpus: Corpus) -> MetricResult:
     n_images, words = corpus.num_images, corpus.spaced_words
-    lcs = _lcs_lengths(words, corpus.image_of, np.arange(n_images, len(words.lengths)))
+    lcs = lcs_lengths(words, corpus.image_of, np.arange(n_images, len(words.lengths)))
     precision, recall = np.zeros(n_images), np.zeros(n_images)
     np.maximum.at(precision, corpus.image_of, lcs / words.lengths[corpus.image_of])
     np.maximum.at(recall, corpus.image_of, lcs / words.lengths[n_images:])
     weighted = recall + ROUGE_BETA**2 * precision
     both = (1 + ROUGE_BETA**2) * precision * recall
     return _metric(np.divide(both, weighted, out=np.zeros_like(both), where=both != 0))
-
-
-def _lcs_lengths(words: _Words, left: Ints, right: Ints) -> Ints:
-    """Length of the longest common subsequence of every pair of sentences."""
-    result = np.zeros(len(left), dtype=np.int64)
-    left_length, right_length = words.lengths[left], words.lengths[right]
-    # Pairs of similar length share a chunk, so that little of it is padding.
-    order = np.lexsort((left_length, right_length))
-    short = order[left_length[order] <= LCS_BITS]
-    for start in range(0, len(short), LCS_CHUNK):
-        chunk = short[start : start + LCS_CHUNK]
-        result[chunk] = _lcs_batch(words.table(left[chunk], -1), words.table(right[chunk], -2), left_length[chunk])
-    for i in np.flatnonzero(left_length > LCS_BITS):
-        result[i] = _lcs_one(words.sentence(int(left[i])), words.sentence(int(right[i])))
-    return result
-
-
-def _lcs_batch(left: Ints, right: Ints, left_length: Ints) -> Ints:
-    """Bit-parallel LCS: bit i of ``state`` is cleared while position i of ``left`` ends a longer match (Hyyrö 2004)."""
-    bits = np.left_shift(np.int64(1), np.arange(left.shape[1], dtype=np.int64))
-    inside = np.left_shift(np.int64(1), left_length) - 1
-    state = inside.copy()
-    for column in range(right.shape[1]):
-        match = np.where(left == right[:, column, None], bits, 0).sum(axis=1)
-        hit = state & match
-        state = ((state + hit) | (state - hit)) & inside
-    return left_length - np.bitwise_count(state).astype(np.int64)
-
-
-def _lcs_one(left: Sequence[int], right: Sequence[int]) -> int:
-    """The same as `_lcs_batch` for one pair of any length, in Python's unbounded integers."""
-    positions: dict[int, int] = {}
-    for i, word in enumerate(left):
-        positions[word] = positions.get(word, 0) | (1 << i)
-    inside = (1 << len(left)) - 1
-    state = inside
-    for word in right:
-        hit = state & positions.get(word, 0)
-        state = ((state + hit) | (state - hit)) & inside
-    return len(left) - state.bit_count()
 
 
 def _metric(per_image: Floats) -> MetricResult:

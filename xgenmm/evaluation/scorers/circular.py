@@ -6,7 +6,8 @@ Rows whose index agrees modulo 10^6 are rotations of one question. Source: eval.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from xgenmm.evaluation.scorers.choices import API_FAILURE, LETTERS, extract_letter, infer_option, report_accuracy
+from xgenmm.evaluation.scorers.accuracies import report_accuracy
+from xgenmm.evaluation.scorers.letters import API_FAILURE, LETTERS, extract_letter, infer_option
 from xgenmm.evaluation.scorers.profiles import (
     LMMS_EVAL,
     VLMEVALKIT_2024,

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from xgenmm.evaluation.scorers.choices import same_ignoring_punctuation
+from xgenmm.evaluation.scorers.letters import same_ignoring_punctuation
 from xgenmm.evaluation.scorers.profiles import (
     LMMS_EVAL,
     LMMS_EVAL_021,

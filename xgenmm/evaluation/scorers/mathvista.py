@@ -7,8 +7,8 @@ import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from xgenmm.evaluation.scorers.choices import LETTERS, infer_option, lettered
 from xgenmm.evaluation.scorers.documents import levenshtein
+from xgenmm.evaluation.scorers.letters import LETTERS, infer_option, lettered
 from xgenmm.evaluation.scorers.profiles import (
     LMMS_EVAL,
     LMMS_EVAL_021,

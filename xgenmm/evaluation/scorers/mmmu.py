@@ -10,7 +10,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from xgenmm.evaluation.scorers.choices import exact_matching, lettered, mmmu_letter, report_accuracy
+from xgenmm.evaluation.scorers.accuracies import report_accuracy
+from xgenmm.evaluation.scorers.letters import exact_matching, lettered, mmmu_letter
 from xgenmm.evaluation.scorers.profiles import (
     LMMS_EVAL,
     LMMS_EVAL_021,

@@ -9,8 +9,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from xgenmm.evaluation.scorers.choices import LETTERS
 from xgenmm.evaluation.scorers.circular import is_present
+from xgenmm.evaluation.scorers.letters import LETTERS
 from xgenmm.evaluation.scorers.profiles import (
     LMMS_EVAL,
     LMMS_EVAL_021,
