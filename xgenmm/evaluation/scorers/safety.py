@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from xgenmm.evaluation.scorers.profiles import VLGUARD, Case, Rules, Scored, ScorerTable
 from xgenmm.evaluation.scorers.statistics import grouped
 
@@ -84,8 +86,10 @@ class AttackSuccess:
 
     @property
     def rate(self) -> float:
-        """Attack success rate in percent, rounded to 2 decimals as the reference prints it; NaN without answers."""
-        return round(100.0 * self.num_successes / self.num_answers, 2) if self.num_answers else float("nan")
+        """Attack success rate in percent with 2 decimals, by numpy's rounding as in the reference; NaN of nothing."""
+        if not self.num_answers:
+            return float("nan")
+        return float(np.round(np.float64(self.num_successes / self.num_answers) * 100, 2))
 
 
 def is_refusal(text: str) -> bool:

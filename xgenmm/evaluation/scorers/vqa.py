@@ -4,6 +4,7 @@ Four near-identical normalisations are in use (eval.md, section 1.1). They share
 number's comma, which periods go, and what is done first; `Normalization` is exactly that difference.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -162,7 +163,15 @@ def _vlmevalkit_case(normalize: Normalization, case: Case) -> dict[str, Any]:
 
 
 def _openflamingo_case(case: Case) -> dict[str, Any]:
-    return {"score_percent_rounded": round(100 * _normalized_accuracy(OFFICIAL, case)[2], 2)}
+    return {"score_percent_rounded": round(100 * _one_by_one(case), 2)}
+
+
+def _one_by_one(case: Case) -> float:
+    """The accuracy as a plain sum over the answers gives it, to the last bit."""
+    prediction, answers = OFFICIAL(case["prediction"]), [OFFICIAL(answer) for answer in case["answers"]]
+    matches = answers.count(prediction)
+    shares = [min(1.0, float(matches - (answer == prediction)) / ANSWERS_FOR_FULL_SCORE) for answer in answers]
+    return sum(shares) / len(shares) if shares else math.nan
 
 
 def _lmms_aggregate(cases: Sequence[Scored]) -> dict[str, Any]:
@@ -179,15 +188,17 @@ def _openflamingo_aggregate(cases: Sequence[Scored]) -> dict[str, Any]:
     usable = [case for case in cases if case.input["answers"]]
 
     def percent(group: Sequence[Scored]) -> float:
-        return round(100 * mean([_normalized_accuracy(OFFICIAL, case.input)[2] for case in group]), 2)
+        # Summed one by one, as the reference does: on the border of two roundings the last bit decides.
+        return round(100 * sum(_one_by_one(case.input) for case in group) / len(group), 2)
 
-    def by(column: str) -> dict[str, float]:
-        return {key: percent(group) for key, group in grouped(usable, lambda case: case.input[column]).items()}
+    def by(column: str, default: str | None) -> dict[str, float]:
+        groups = grouped(usable, lambda case: case.input.get(column) or default)
+        return {key: percent(group) for key, group in groups.items() if key is not None}
 
     accuracy = {
-        "overall": percent(usable),
-        "perQuestionType": by("question_type"),
-        "perAnswerType": by("answer_type"),
+        "overall": percent(usable) if usable else math.nan,
+        "perQuestionType": by("question_type", None),
+        "perAnswerType": by("answer_type", "other"),
     }
     return {"accuracy": accuracy, "excluded_case_ids": [case.id for case in cases if not case.input["answers"]]}
 
