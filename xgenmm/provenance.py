@@ -16,8 +16,17 @@ def package_versions() -> dict[str, str]:
 
 def commit() -> str | None:
     """The commit that this package runs from; None where it is not in a git repository."""
+    return _git("rev-parse", "HEAD")
+
+
+def branch() -> str | None:
+    """The branch of that commit, if it is checked out as one."""
+    return _git("symbolic-ref", "--short", "HEAD")
+
+
+def _git(*words: str) -> str | None:
     if not which("git"):
         return None
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    command = ["git", "-C", str(Path(__file__).parent), *words]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     return found.stdout.strip() if found.returncode == 0 else None

@@ -42,6 +42,10 @@ def vqa(place: int) -> Row:
     }
 
 
+def untyped_vqa(place: int) -> Row:
+    return {name: value for name, value in vqa(place).items() if name not in ("question_type", "answer_type")}
+
+
 def lettered(place: int) -> Row:
     return {letter: text for letter, text in zip("ABCD", choices(place), strict=True)}
 
@@ -292,8 +296,7 @@ ROW: Mapping[str, Callable[[int], Row]] = {
         "image_id": f"t{n}",
         "caption_str": [f"a sign that says {COLOURS[n]}", f"the word {COLOURS[n]} on a board"],
     },
-    "textvqa": vqa,
-    "vizwiz": vqa,
+    **dict.fromkeys(["textvqa", "vizwiz"], untyped_vqa),
     "vlguard": vlguard_row,
     "vqav2": lambda n: {
         **vqa(n),

@@ -20,10 +20,10 @@ from xgenmm.evaluation import settings as evaluation_settings
 from xgenmm.evaluation.answers import Answer, AnswerStore
 from xgenmm.evaluation.benchmarks import benchmark_named, benchmarks
 from xgenmm.evaluation.rescoring import rescore
-from xgenmm.evaluation.run import EvaluationError, evaluate, evaluate_model
+from xgenmm.evaluation.run import evaluate, evaluate_model
 from xgenmm.evaluation.samples import read_samples
 from xgenmm.evaluation.scorers.profiles import PROFILES
-from xgenmm.evaluation.settings import EvaluationConfig
+from xgenmm.evaluation.settings import EvaluationConfig, EvaluationError
 from xgenmm.inference.load import load
 from xgenmm.model import weights
 
@@ -398,3 +398,8 @@ def test_notes_name_what_did_not_run(folder):
     notes = json.loads(path.read_text(encoding="utf-8"))["configs"]["okvqa_2shot"]["metadata"]["notes"]
     assert "stemming did not run" in notes
     assert benchmark_named("okvqa").notes in notes
+
+
+def test_a_limit_may_part_the_questions_of_a_picture(folder):
+    path = evaluate(settings(folder, "limited", ("mme",), limit=3))
+    assert json.loads(path.read_text(encoding="utf-8"))["n-samples"]["mme"] == {"original": 4, "effective": 3}

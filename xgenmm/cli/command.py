@@ -76,7 +76,7 @@ def _exit_code(error: Exception) -> int | None:
     if isinstance(error, ConfigError):
         return EXIT_USAGE
     from xgenmm.data.quarantine import DataError
-    from xgenmm.evaluation.run import EvaluationError
+    from xgenmm.evaluation.settings import EvaluationError
     from xgenmm.model.weights import WeightsError
     from xgenmm.processor.images import ImageError
     from xgenmm.processor.processor import PromptTooLong

@@ -39,6 +39,19 @@ def add(verbs: Verbs) -> None:
         metavar="TASK=WHERE",
         help="another repository or path for a benchmark's data; may be given repeatedly",
     )
+    parser.add_argument(
+        "--judge", metavar="URL", help="an OpenAI-compatible server that judges, as http://localhost:8000/v1"
+    )
+    parser.add_argument("--judge-model", default="", metavar="NAME", help="the name that the server knows the judge by")
+    parser.add_argument(
+        "--judge-timeout", type=float, default=60.0, metavar="S", help="seconds for a verdict (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--judge-retries", type=int, default=4, metavar="N", help="further tries for a verdict (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--java-metrics", action="store_true", help="METEOR and SPICE of captions, by pycocoevalcap and Java"
+    )
     parser.add_argument("--rescore", type=Path, metavar="DIR", help="score the answers of DIR again, without a model")
     parser.add_argument("--compare", type=Path, nargs=2, metavar=("A", "B"), help="compare two result folders")
     parser.set_defaults(function=_evaluate)
@@ -73,11 +86,20 @@ def _evaluate(options: argparse.Namespace) -> None:
         print(comparison_text(compare(first, second, output)))
         return
     from xgenmm.evaluation.folder import summary
+    from xgenmm.evaluation.judging import JudgeConfig
 
+    judge = None
+    if options.judge is not None:
+        judge = JudgeConfig(
+            url=options.judge,
+            model=options.judge_model,
+            timeout=options.judge_timeout,
+            retries=options.judge_retries,
+        )
     if options.rescore is not None:
         from xgenmm.evaluation.rescoring import rescore
 
-        results = rescore(options.rescore, options.profile, output)
+        results = rescore(options.rescore, options.profile, output, judge, java_metrics=options.java_metrics)
     else:
         if output is None or not options.tasks:
             raise ConfigError("evaluate WEIGHTS needs --tasks and --output")
@@ -99,6 +121,8 @@ def _evaluate(options: argparse.Namespace) -> None:
                 text_only_zero_shot=options.text_only_zero_shot,
                 rices_encoder=options.rices_encoder,
                 sources=dict(options.source),
+                judge=judge,
+                java_metrics=options.java_metrics,
             )
         )
     if os.environ.get("RANK", "0") == "0":

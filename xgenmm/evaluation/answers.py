@@ -44,7 +44,7 @@ class AnswerStore:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.label = folder, label
         self.path = folder / f"{label}.{rank}.jsonl"
-        _drop_cut_line(self.path)
+        drop_cut_line(self.path)
         self.answers = self.read()
 
     def read(self) -> dict[int, Answer]:
@@ -70,7 +70,7 @@ def to_line(content: Mapping[str, Any]) -> str:
     return json.dumps(content, ensure_ascii=False, default=str) + "\n"
 
 
-def _drop_cut_line(path: Path) -> None:
+def drop_cut_line(path: Path) -> None:
     """Cut off a last line that a crash left without its end: what is appended would run into it."""
     if not path.exists():
         return

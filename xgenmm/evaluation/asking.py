@@ -13,7 +13,7 @@ import numpy as np
 from xgenmm.data.quarantine import BadSample
 from xgenmm.evaluation import fewshot
 from xgenmm.evaluation.answers import Answer, AnswerStore
-from xgenmm.evaluation.benchmarks.benchmark import Benchmark
+from xgenmm.evaluation.benchmarks.benchmark import BAD_ROW, Benchmark, explained
 from xgenmm.evaluation.benchmarks.source import Docs
 from xgenmm.evaluation.fewshot import FewShotConfig, FewShotPrompt
 from xgenmm.evaluation.scorers.fewshot import FewShotItem
@@ -239,8 +239,8 @@ def _safely(processor: XGenMMProcessor, query: Query, build: Callable[[], tuple[
         return replace(query, fault=f"image_{error.reason}: {error}")
     except PromptTooLong as error:
         return replace(query, fault=f"too_long: {error}")
-    except ValueError as error:
-        return replace(query, fault=f"bad_record: {error}")
+    except BAD_ROW as error:
+        return replace(query, fault=f"bad_record: {explained(error)}")
     return replace(query, example=example, follows=follows, prompt=shown(processor, example))
 
 

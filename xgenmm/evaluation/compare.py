@@ -6,14 +6,19 @@ questions that one got right and the other wrong.
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from xgenmm.config import ConfigError
+from xgenmm.evaluation.benchmarks import benchmark_named
 from xgenmm.evaluation.samples import PREFIX, Sample, read_samples
 from xgenmm.evaluation.scorers.statistics import grouped, mean
+from xgenmm.evaluation.scoring import beside, flat
+from xgenmm.pages.templates import page_template, write_page
 
 RESAMPLES = 10_000
 RIGHT = 0.5
@@ -42,6 +47,8 @@ class Comparison:
     lost: int
     p_value: float
     """McNemar's exact test, two-sided: how likely a split as uneven as gained to lost is if neither is better."""
+    numbers: Mapping[str, tuple[float, float]]
+    """The quoted number and those beside it, in the first folder and in the second: before and after."""
 
 
 def compare(first: Path, second: Path, output: Path | None = None) -> list[Comparison]:
@@ -50,7 +57,7 @@ def compare(first: Path, second: Path, output: Path | None = None) -> list[Compa
     Args:
         first: A folder that `evaluate` wrote.
         second: Another one.
-        output: Where to write `comparison.json`, if anywhere.
+        output: Where to write `comparison.json` and the page `comparison.html`, if anywhere.
 
     Raises:
         ConfigError: A folder has no samples, they share no task, or they were scored by different rules.
@@ -61,7 +68,8 @@ def compare(first: Path, second: Path, output: Path | None = None) -> list[Compa
     for folder, found in zip((first, second), labels, strict=True):
         if not found or not (folder / "results.json").is_file():
             raise ConfigError(f"{folder} holds no answers: give a folder that `xgenmm evaluate` wrote")
-    profiles = [json.loads((folder / "results.json").read_text("utf-8"))["profile"] for folder in (first, second)]
+    results = [json.loads((folder / "results.json").read_text("utf-8")) for folder in (first, second)]
+    profiles = [one["profile"] for one in results]
     if profiles[0] != profiles[1]:
         raise ConfigError(
             f"{first} was scored under {profiles[0]} and {second} under {profiles[1]}: score one again with --rescore"
@@ -69,11 +77,22 @@ def compare(first: Path, second: Path, output: Path | None = None) -> list[Compa
     shared = sorted(labels[0].keys() & labels[1].keys())
     if not shared:
         raise ConfigError(f"no task in common: {first} has {sorted(labels[0])}, {second} has {sorted(labels[1])}")
-    found = [_compared(label, read_samples(labels[0][label]), read_samples(labels[1][label])) for label in shared]
+    found = [
+        _compared(
+            label,
+            read_samples(labels[0][label]),
+            read_samples(labels[1][label]),
+            _before_and_after(label, results[0], results[1]),
+        )
+        for label in shared
+    ]
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
         content = {"first": str(first), "second": str(second), "tasks": [asdict(one) for one in found]}
         (output / "comparison.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        page = page_template("xgenmm.evaluation", "comparison.html")
+        names = {"first": first.as_posix(), "second": second.as_posix(), "profile": profiles[0]}
+        write_page(output / "comparison.html", page.render(**names, tasks=found))
     return found
 
 
@@ -91,6 +110,7 @@ def comparison_text(comparisons: list[Comparison]) -> str:
         )
         if one.only_one:
             lines.append(f"{'':<28} {one.only_one} questions were answered in one folder only and are left out")
+        lines += [f"  {name:<33} {a:>7.2f} {b:>7.2f} {b - a:>+7.2f}" for name, (a, b) in one.numbers.items()]
     return "\n".join(lines)
 
 
@@ -105,7 +125,21 @@ def mcnemar(gained: int, lost: int) -> float:
     return min(1.0, 2 * tail)
 
 
-def _compared(label: str, first: list[Sample], second: list[Sample]) -> Comparison:
+def _before_and_after(
+    label: str, first: Mapping[str, Any], second: Mapping[str, Any]
+) -> dict[str, tuple[float, float]]:
+    """The numbers of a task that stand in both results: the quoted one, then those that belong beside it."""
+    tables = []
+    for results in (first, second):
+        run = results["labels"][label]
+        quoted = {run["headline"][0]: run["headline"][1]} if run["headline"] else {}
+        tables.append(quoted | beside(benchmark_named(run["benchmark"]), flat(run["aggregate"])))
+    return {name: (tables[0][name], tables[1][name]) for name in tables[0] if name in tables[1]}
+
+
+def _compared(
+    label: str, first: list[Sample], second: list[Sample], numbers: Mapping[str, tuple[float, float]]
+) -> Comparison:
     scores = [{sample.place: sample for sample in group if sample.score is not None} for group in (first, second)]
     both = sorted(scores[0].keys() & scores[1].keys())
     if not both:
@@ -130,6 +164,7 @@ def _compared(label: str, first: list[Sample], second: list[Sample]) -> Comparis
         gained=gained,
         lost=lost,
         p_value=mcnemar(gained, lost),
+        numbers=numbers,
     )
 
 

@@ -20,6 +20,7 @@ from xgenmm.evaluation.charts import Line, gauge, stages_chart
 from xgenmm.evaluation.published import published_rows
 from xgenmm.evaluation.samples import PREFIX, Sample, read_samples
 from xgenmm.evaluation.scorers.statistics import grouped
+from xgenmm.evaluation.scoring import beside
 from xgenmm.evaluation.statistics import Figure, mean
 from xgenmm.pages.templates import page_template, write_page
 from xgenmm.processor.images import ImageError, open_image
@@ -63,6 +64,8 @@ class TaskFacts:
     unparsed: str
     faults: int
     rules: str
+    numbers: list[str]
+    """Further numbers that belong beside the value."""
     corrected: list[str]
     notes: list[str]
 
@@ -183,6 +186,7 @@ def task_facts(task: str, results: Mapping[str, Any]) -> TaskFacts:
         unparsed=f"{100 * result['unparsed_rate']:.1f} %",
         faults=result["n_faults"],
         rules=", ".join(result["references"]),
+        numbers=[f"{name} {value:.4g}" for name, value in further_numbers(task, results).items()],
         corrected=[
             f"{name.removesuffix(',corrected')} {value:.4g}"
             for name, value in result.items()
@@ -190,6 +194,17 @@ def task_facts(task: str, results: Mapping[str, Any]) -> TaskFacts:
         ],
         notes=results["configs"][task]["metadata"]["notes"],
     )
+
+
+def further_numbers(task: str, results: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a task that belong beside the quoted one."""
+    run = next(run for run in results["labels"].values() if run["task"] == task)
+    found = {
+        name.removesuffix(",none"): value
+        for name, value in results["results"][task].items()
+        if name.endswith(",none") and isinstance(value, int | float)
+    }
+    return beside(benchmark_named(run["benchmark"]), found)
 
 
 def curves(results: Mapping[str, Any]) -> list[tuple[str, Markup]]:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,12 @@ def write_results(
     runs: Sequence[TaskRun],
     settings: Mapping[str, Any],
     failures: Mapping[str, str],
-    seconds: float,
+    began: float,
 ) -> Path:
-    """Write `results.json`, whole or not at all."""
+    """Write `results.json`, whole or not at all. It `began` when `time.time()` said so."""
     path = folder / RESULTS
     scratch = path.with_suffix(".tmp")
-    content = results_json(runs, settings, failures, seconds, recipe_of(Path(str(settings["weights"]))))
+    content = results_json(runs, settings, failures, (began, time.time()), recipe_of(Path(str(settings["weights"]))))
     scratch.write_text(json.dumps(content, ensure_ascii=False, indent=1, default=str) + "\n", encoding="utf-8")
     scratch.replace(path)
     return path
@@ -86,6 +87,9 @@ def with_outcome(run: TaskRun, outcome: Outcome) -> TaskRun:
         headline=outcome.headline,
         score=outcome.score,
         error=outcome.error,
+        plain_error=outcome.plain_error,
+        digest=outcome.digest,
+        notes=outcome.notes,
         effective=len(outcome.samples),
         unparsed=outcome.unparsed,
         faults=outcome.faults,
@@ -100,7 +104,7 @@ def claim(folder: Path, config: EvaluationConfig) -> None:
         ConfigError: The folder has answers of another configuration.
     """
     path = folder / "settings.json"
-    free = ("tasks", "shots", "output", "data", "batch_size", "trials")
+    free = ("tasks", "shots", "output", "data", "batch_size", "trials", "judge", "java_metrics")
     ours = {name: value for name, value in encode(config).items() if name not in free}
     ours["weights_sha256"] = _digest(Path(config.weights))
     if path.is_file():

@@ -3,9 +3,13 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+
+PATIENCE = timedelta(days=1)
+"""How long a process that has done its share waits for the others, and for the first one to score."""
 
 
 @contextmanager
@@ -15,17 +19,20 @@ def world_of() -> Iterator[tuple[int, int]]:
     if world == 1:
         yield 0, 1
         return
-    dist.init_process_group("gloo")
+    dist.init_process_group("gloo", timeout=PATIENCE)
     try:
         yield dist.get_rank(), world
     finally:
         dist.destroy_process_group()
 
 
-def together(world: int) -> None:
-    """Wait until all processes of an evaluation are here; one alone waits for nobody, also where many train."""
-    if world > 1:
-        dist.barrier()
+def gathered(message: str, world: int) -> list[str]:
+    """The messages of all processes, which wait for each other; one alone waits for nobody, also where many train."""
+    if world == 1:
+        return [message]
+    found = [""] * world
+    dist.all_gather_object(found, message)
+    return found
 
 
 def device() -> str:

@@ -4,6 +4,7 @@ An output folder holds
 
     settings.json       what the answers depend on; another configuration is refused
     answers/            answers as they come, per task and process: a killed run goes on from them
+    verdicts/           a judge's words on them, if one was asked
     samples_TASK.jsonl  every question with prompt, answer, extraction, gold and score (`samples.Sample`)
     results.json        the figures, in lmms-eval's layout (`results_json`)
     thumbnails/         pictures of the questions that the report shows
@@ -13,10 +14,9 @@ An output folder holds
 import json
 import logging
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
-
-import torch.distributed as dist
+from typing import Any, TypeVar, cast
 
 from xgenmm.config import ConfigError, encode
 from xgenmm.evaluation.answers import AnswerStore
@@ -25,10 +25,13 @@ from xgenmm.evaluation.benchmarks.source import BenchmarkDataError, Docs, read_d
 from xgenmm.evaluation.evaluation_report import choose_shown, write_evaluation_report, write_thumbnails
 from xgenmm.evaluation.fewshot import FewShotConfig
 from xgenmm.evaluation.folder import RESULTS, claim, task_run, write_results
-from xgenmm.evaluation.processes import device, together, world_of
-from xgenmm.evaluation.samples import PREFIX, Sample, without_pictures, write_samples
-from xgenmm.evaluation.scoring import group_of, judge, rules_for
-from xgenmm.evaluation.settings import EvaluationConfig, Job, jobs_of
+from xgenmm.evaluation.java_metrics import with_java_metrics
+from xgenmm.evaluation.judging import VerdictStore, judged
+from xgenmm.evaluation.processes import device, gathered, world_of
+from xgenmm.evaluation.samples import PREFIX, write_samples
+from xgenmm.evaluation.scorers.fewshot import FewShotItem
+from xgenmm.evaluation.scoring import ScoringError, judge, rules_for, sample_of
+from xgenmm.evaluation.settings import EvaluationConfig, EvaluationError, Job, jobs_of
 from xgenmm.evaluation.tables import TaskRun
 from xgenmm.inference.load import load
 from xgenmm.inference.pictures import PictureTokens
@@ -38,9 +41,7 @@ from xgenmm.progress import progress
 
 log = logging.getLogger(__name__)
 
-
-class EvaluationError(RuntimeError):
-    """Some tasks could not be evaluated; the others were, and their results are written."""
+T = TypeVar("T")
 
 
 def evaluate(config: EvaluationConfig) -> Path:
@@ -59,7 +60,7 @@ def evaluate(config: EvaluationConfig) -> Path:
         if rank == 0:
             folder.mkdir(parents=True, exist_ok=True)
             claim(folder, config)
-        together(world)
+        gathered("", world)
         runner = _Runner(config, folder, model, processor, rank, world)
         return runner.run()
 
@@ -71,6 +72,10 @@ def evaluate_model(
     folder = Path(config.output)
     folder.mkdir(parents=True, exist_ok=True)
     return json.loads(_Runner(config, folder, model, processor, 0, 1).run().read_text(encoding="utf-8"))
+
+
+class _TaskError(Exception):
+    """One task could not be evaluated."""
 
 
 class _Runner:
@@ -92,82 +97,76 @@ class _Runner:
     def run(self) -> Path:
         began = time.time()
         for job in jobs_of(self.config):
-            failure = self._try(job)
-            told = self._share(failure)
-            if told:
-                self.failures.setdefault(job.benchmark.name, told[0])
-                if self.rank == 0 and failure:
-                    log.error("%s failed: %s", job.benchmark.name, failure)
+            try:
+                self._answer(job)
+            except _TaskError as error:
+                self.failures.setdefault(job.benchmark.name, str(error))
+                if self.rank == 0:
+                    log.error("%s failed: %s", job.benchmark.name, error)
             if self.rank == 0:
-                write_results(self.folder, self.runs, encode(self.config), self.failures, time.time() - began)
-        together(self.world)
+                write_results(self.folder, self.runs, encode(self.config), self.failures, began)
         if self.rank == 0:
             write_evaluation_report(self.folder)
         if self.failures:
-            total = len(dict.fromkeys(self.config.tasks))
-            raise EvaluationError(
-                f"{len(self.failures)} of {total} tasks could not be evaluated: {', '.join(self.failures)} "
-                f"(see above). The others' results are in {self.folder}"
-            )
+            raise EvaluationError(self.failures, len(dict.fromkeys(self.config.tasks)), self.folder)
         return self.folder / RESULTS
 
-    def _try(self, job: Job) -> str:
-        """Do one job; the message if it cannot be done."""
-        try:
-            self._answer(job)
-        except BenchmarkDataError as error:
-            return str(error)
-        except ConfigError as error:
-            return f"{job.task}: {error}"
-        return ""
-
-    def _share(self, message: str) -> list[str]:
-        """The messages of all processes, which wait here for each other."""
-        found: list[str | None] = [message]
-        if self.world > 1:
-            found = [None] * self.world
-            dist.all_gather_object(found, message)
-        return [one for one in found if one]
-
     def _answer(self, job: Job) -> None:
-        config, benchmark = self.config, job.benchmark
-        docs = read_docs(benchmark, Path(config.data), config.sources)
-        references = rules_for(benchmark, config.profile, few_shot=job.shots is not None)
-        queries = self._queries(job, docs, references[0])
-        items = queries.order(config.limit)
-        label = job.label(config.trials)
-        store = AnswerStore(self.folder / "answers", label, self.rank)
-        together(self.world)  # all have read what is there before anyone adds to it
+        """One task: open its data, answer its questions, score the answers. Every step waits for all processes."""
+        docs, queries, items, store = self._on_all(job, lambda: self._open(job))
+        self._on_all(job, lambda: self._ask(job, queries, items, store))
+        self._on_all(job, lambda: self._score(job, docs, queries, items, store) if self.rank == 0 else None)
+
+    def _on_all(self, job: Job, step: Callable[[], T]) -> T:
+        """Do a step on every process. What fails on one fails on all: nobody waits for one that has gone on.
+
+        Raises:
+            _TaskError: It failed.
+        """
+        outcome, message = None, ""
+        try:
+            outcome = step()
+        except BenchmarkDataError as error:
+            message = str(error)
+        except ConfigError as error:
+            message = f"{job.task}: {error}"
+        told = [one for one in gathered(message, self.world) if one]
+        if told:
+            raise _TaskError(told[0])
+        return cast(T, outcome)
+
+    def _open(self, job: Job) -> tuple[Docs, Queries, list[FewShotItem], AnswerStore]:
+        docs = read_docs(job.benchmark, Path(self.config.data), self.config.sources)
+        queries = self._queries(job, docs, self._references(job)[0])
+        items = queries.order(self.config.limit)
+        return docs, queries, items, AnswerStore(self.folder / "answers", job.label(self.config.trials), self.rank)
+
+    def _ask(self, job: Job, queries: Queries, items: Sequence[FewShotItem], store: AnswerStore) -> None:
         todo = [item for item in items if item.test not in store.answers]
         mine = todo[self.rank :: self.world]
-        with progress(label, len(items), "questions", done=len(items) - len(todo)) as advance:
-            ask(queries, mine, store, config.batch_size, lambda n: advance(n * self.world))
-        together(self.world)
-        if self.rank == 0:
-            wanted = {item.test for item in items}
-            answers = [answer for place, answer in sorted(store.read().items()) if place in wanted]
-            samples = []
-            for answer in answers:
-                doc = docs[answer.place]
-                key = benchmark.key(doc)
-                samples.append(
-                    Sample(
-                        place=answer.place,
-                        key=key,
-                        doc=without_pictures(doc),
-                        prompt=answer.prompt,
-                        answer=answer.text,
-                        gold=benchmark.gold(doc),
-                        result={},
-                        fault=answer.fault,
-                        group=group_of(benchmark, doc, key),
-                        demonstrations=answer.demonstrations,
-                    )
-                )
-            outcome = judge(benchmark, samples, references)
-            write_samples(self.folder / f"{PREFIX}{label}.jsonl", outcome.samples)
-            write_thumbnails(self.folder, label, benchmark, docs, choose_shown(outcome.samples))
-            self.runs.append(task_run(job, label, outcome, len(docs), plain_settings(queries.settings), config))
+        done = len(items) - len(todo)
+        with progress(job.label(self.config.trials), len(items), "questions", done=done) as advance:
+            ask(queries, mine, store, self.config.batch_size, lambda n: advance(n * self.world))
+
+    def _score(self, job: Job, docs: Docs, queries: Queries, items: Sequence[FewShotItem], store: AnswerStore) -> None:
+        benchmark, label = job.benchmark, job.label(self.config.trials)
+        wanted = {item.test for item in items}
+        answers = [answer for place, answer in sorted(store.read().items()) if place in wanted]
+        try:
+            samples = [sample_of(benchmark, docs[answer.place], answer) for answer in answers]
+            if self.config.judge is not None:
+                samples = judged(self.config.judge, benchmark, samples, VerdictStore(self.folder, label))
+            outcome = judge(benchmark, samples, self._references(job))
+            if self.config.java_metrics:
+                outcome = with_java_metrics(benchmark, outcome)
+        except ScoringError as error:
+            raise BenchmarkDataError(f"{docs.where}: {error}. {docs.advice}") from error
+        write_samples(self.folder / f"{PREFIX}{label}.jsonl", outcome.samples)
+        write_thumbnails(self.folder, label, benchmark, docs, choose_shown(outcome.samples))
+        self.runs.append(task_run(job, label, outcome, len(docs), plain_settings(queries.settings), self.config))
+
+    def _references(self, job: Job) -> tuple[str, ...]:
+        return rules_for(job.benchmark, self.config.profile, few_shot=job.shots is not None)
 
     def _queries(self, job: Job, docs: Docs, reference: str) -> Queries:
         if job.shots is None:

@@ -38,6 +38,10 @@ class Sample:
     """All that the profile's rules say of it."""
     fault: str = ""
     """`reason: detail` if the question could not be asked: it is wrong."""
+    verdict: str = ""
+    """A judge model's word on the answer; empty if there was no judge, or none that could be understood."""
+    judge: str = ""
+    """Whose."""
     group: str
     """Questions of one group depend on each other."""
     demonstrations: tuple[int, ...] = ()

@@ -1,11 +1,13 @@
 """Saved answers -> verdicts and figures under a profile. Needs no model and no pictures."""
 
+import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from xgenmm.evaluation.benchmarks.benchmark import Benchmark, Doc
+from xgenmm.evaluation.answers import Answer, to_line
+from xgenmm.evaluation.benchmarks.benchmark import BAD_ROW, Benchmark, Doc, explained
 from xgenmm.evaluation.cases import (
     corrected_aggregate,
     is_unparsed,
@@ -13,7 +15,7 @@ from xgenmm.evaluation.cases import (
     score_aggregate,
     score_cases,
 )
-from xgenmm.evaluation.samples import Sample
+from xgenmm.evaluation.samples import Sample, without_pictures
 from xgenmm.evaluation.scorers.profiles import OPEN_FLAMINGO, PYCOCOEVALCAP, Scored
 from xgenmm.evaluation.scorers.statistics import Number, clustered_error, mean
 
@@ -35,6 +37,10 @@ EXTRACTIONS = (
 """Fields of results that say what was read from an answer, in the order of preference."""
 
 
+class ScoringError(ValueError):
+    """A row lacks what its benchmark's rules need, or has something else in its place."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """What a set of answers amounts to."""
@@ -53,6 +59,12 @@ class Outcome:
     """Mean of the samples' scores, in 0..1."""
     error: float | None
     """Standard error of `score`, clustered by group; None for fewer than two groups."""
+    plain_error: float | None
+    """The same as if no question depended on another."""
+    digest: str
+    """Of all rows, in order: results with equal digests are of the same questions."""
+    notes: tuple[str, ...] = ()
+    """What a reader of these figures must know."""
 
     @property
     def unparsed(self) -> int:
@@ -78,6 +90,30 @@ def rules_for(benchmark: Benchmark, profile: str, *, few_shot: bool) -> tuple[st
     return references_of(benchmark.scorer, profile)
 
 
+def sample_of(benchmark: Benchmark, doc: Doc, answer: Answer) -> Sample:
+    """A question with its answer, not scored yet.
+
+    Raises:
+        ScoringError: The row is not what the benchmark expects.
+    """
+    try:
+        key = benchmark.key(doc)
+        return Sample(
+            place=answer.place,
+            key=key,
+            doc=without_pictures(doc),
+            prompt=answer.prompt,
+            answer=answer.text,
+            gold=benchmark.gold(doc),
+            result={},
+            fault=answer.fault,
+            group=key if benchmark.group is None else benchmark.group(doc),
+            demonstrations=answer.demonstrations,
+        )
+    except BAD_ROW as error:
+        raise ScoringError(f"row {answer.place}: {explained(error)}") from error
+
+
 def judge(benchmark: Benchmark, samples: Sequence[Sample], references: Sequence[str]) -> Outcome:
     """Score answers; what the samples said of verdicts before is replaced.
 
@@ -85,8 +121,28 @@ def judge(benchmark: Benchmark, samples: Sequence[Sample], references: Sequence[
         benchmark: Whose rules.
         samples: All questions of one run, in any order; the outcome has them by place.
         references: See `rules_for`.
+
+    Raises:
+        ScoringError: A row is not what the rules need.
     """
     ordered = sorted(samples, key=lambda sample: sample.place)
+    try:
+        return _outcome(benchmark, ordered, references)
+    except BAD_ROW as error:
+        raise ScoringError(f"{_first_bad(benchmark, ordered, references)}{explained(error)}") from error
+
+
+def _first_bad(benchmark: Benchmark, samples: Sequence[Sample], references: Sequence[str]) -> str:
+    """Names the question that cannot be scored, if one alone is to blame."""
+    for sample in samples:
+        try:
+            _outcome(benchmark, [sample], references)
+        except BAD_ROW:
+            return f"{sample.key} cannot be scored: "
+    return "the set cannot be scored: "
+
+
+def _outcome(benchmark: Benchmark, ordered: Sequence[Sample], references: Sequence[str]) -> Outcome:
     cases = [_case(benchmark, sample) for sample in ordered]
     results: list[dict[str, Any]] = [{} for _ in ordered]
     aggregate: dict[str, Any] = {}
@@ -102,21 +158,23 @@ def judge(benchmark: Benchmark, samples: Sequence[Sample], references: Sequence[
         aggregate = {**aggregate, **benchmark.extra(together)}
     judged = tuple(_judged(benchmark, *pair) for pair in zip(ordered, results, strict=True))
     scores = [(sample.score, sample.group) for sample in judged if sample.score is not None]
-    error = clustered_error([score for score, _ in scores], [group for _, group in scores]) if scores else math.nan
+    values = [score for score, _ in scores]
     return Outcome(
         samples=judged,
         references=tuple(references),
         aggregate=aggregate,
         corrected=corrected,
         headline=benchmark.headline(aggregate, references),
-        score=mean([score for score, _ in scores]) if scores else None,
-        error=None if math.isnan(error) else error,
+        score=mean(values) if values else None,
+        error=_error(values, [group for _, group in scores]),
+        plain_error=_error(values, range(len(values))),
+        digest=hashlib.sha256("".join(to_line(sample.doc) for sample in judged).encode()).hexdigest(),
     )
 
 
-def group_of(benchmark: Benchmark, doc: Doc, key: str) -> str:
-    """What a question depends on others through; by default only on itself."""
-    return key if benchmark.group is None else benchmark.group(doc)
+def _error(values: Sequence[Number], groups: Sequence[Hashable]) -> float | None:
+    error = clustered_error(values, groups) if values else math.nan
+    return None if math.isnan(error) else error
 
 
 def flat(aggregate: Mapping[str, Any], place: str = "") -> dict[str, Number]:
@@ -135,9 +193,20 @@ def flat(aggregate: Mapping[str, Any], place: str = "") -> dict[str, Number]:
     return found
 
 
+def beside(benchmark: Benchmark, numbers: Mapping[str, Number]) -> dict[str, Number]:
+    """Of some numbers by dotted names, those that belong beside the quoted one, in the benchmark's order."""
+    return {
+        name: value
+        for wanted in benchmark.beside
+        for name, value in numbers.items()
+        if name == wanted or name.startswith(f"{wanted}.")
+    }
+
+
 def _case(benchmark: Benchmark, sample: Sample) -> dict[str, Any]:
     answer = benchmark.wrong(sample.doc) if sample.fault else sample.answer
-    return {"id": sample.key, "input": {**benchmark.case(sample.doc), "prediction": answer}}
+    verdict = {"judge": sample.verdict} if sample.verdict else {}
+    return {"id": sample.key, "input": {**benchmark.case(sample.doc), **verdict, "prediction": answer}}
 
 
 def _judged(benchmark: Benchmark, sample: Sample, result: Mapping[str, Any]) -> Sample:

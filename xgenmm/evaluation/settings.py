@@ -1,16 +1,29 @@
 """What to evaluate, and the jobs that follow from it. Loads nothing."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from xgenmm.config import ConfigError
 from xgenmm.evaluation.benchmarks import benchmark_named
 from xgenmm.evaluation.benchmarks.benchmark import Benchmark
 from xgenmm.evaluation.fewshot import Selection
+from xgenmm.evaluation.judging import JudgeConfig
 from xgenmm.evaluation.scorers.profiles import PROFILES
 
 log = logging.getLogger(__name__)
+
+
+class EvaluationError(RuntimeError):
+    """Some tasks could not be evaluated; the others were, and their results are written."""
+
+    def __init__(self, failed: Iterable[str], total: int, folder: Path) -> None:
+        names = list(failed)
+        super().__init__(
+            f"{len(names)} of {total} tasks could not be evaluated: {', '.join(names)} (see above). "
+            f"The others' results are in {folder}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +48,10 @@ class EvaluationConfig:
     rices_encoder: str | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
     """Repository or path by benchmark, instead of the published repository."""
+    judge: JudgeConfig | None = None
+    """Asked about the answers to benchmarks that have questions for a judge."""
+    java_metrics: bool = False
+    """METEOR and SPICE of captions, where Java and their programs are there."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant.

@@ -2,6 +2,7 @@
 
 import math
 import platform
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,7 +13,7 @@ from xgenmm.evaluation.benchmarks import benchmark_named
 from xgenmm.evaluation.scorers.profiles import SCORER_VERSION
 from xgenmm.evaluation.scorers.statistics import Number, grouped
 from xgenmm.evaluation.scoring import flat
-from xgenmm.provenance import commit, package_versions
+from xgenmm.provenance import branch, commit, package_versions
 
 LOWER_IS_BETTER = frozenset(["attack success"])
 
@@ -40,6 +41,9 @@ class TaskRun:
     headline: tuple[str, Number] | None = None
     score: Number | None = None
     error: float | None = None
+    plain_error: float | None = None
+    digest: str = ""
+    notes: tuple[str, ...] = ()
     unparsed: int = 0
     faults: int = 0
     faulty: tuple[str, ...] = ()
@@ -50,21 +54,21 @@ def results_json(
     runs: Sequence[TaskRun],
     settings: Mapping[str, Any],
     failures: Mapping[str, str],
-    seconds: float,
+    times: tuple[float, float],
     recipe: Mapping[str, str] | None,
 ) -> dict[str, Any]:
     """All figures of a folder.
 
     `results[TASK]` holds every number of the references as `NAME,none`, as lmms-eval does, and beside them
-    `headline` (the number that tables quote), `score` with its clustered standard error, and what was unparsed or could
-    not be asked. With several trials a number is their mean, and `NAME_std,none` the population's deviation over them,
-    as OpenFlamingo reports it.
+    `headline` (the number that tables quote), `score` with its standard error (clustered; `_clt`: not), and what was
+    unparsed or could not be asked. With several trials a number is their mean, and `NAME_std,none` the population's
+    deviation over them, as OpenFlamingo reports it.
 
     Args:
         runs: By task, shots and trial.
         settings: Of the evaluation.
         failures: Message by task that could not be evaluated.
-        seconds: How long it took.
+        times: When it began and ended, in seconds since 1970.
         recipe: Of the weights, where it is known.
     """
     by_task = grouped(runs, lambda run: run.task)
@@ -84,8 +88,21 @@ def results_json(
         },
         "config": {"model": "xgenmm", "model_args": f"pretrained={settings['weights']}", **settings},
         "git_hash": commit(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "total_evaluation_time_seconds": str(round(seconds, 1)),
+        "git_branch": branch(),
+        "date": datetime.fromtimestamp(times[1], UTC).isoformat(timespec="seconds"),
+        "throughput": {"questions_per_second": sum(run.effective for run in runs) / max(times[1] - times[0], 1e-9)},
+        "task_hashes": {task: group[0].digest for task, group in by_task.items()},
+        "model_source": "xgenmm",
+        "model_name": settings["weights"],
+        "model_name_sanitized": re.sub(r"[^A-Za-z0-9._-]+", "__", str(settings["weights"])).strip("_"),
+        "system_instruction": None,
+        "system_instruction_sha": None,
+        "fewshot_as_multiturn": False,
+        "chat_template": None,
+        "chat_template_sha": None,
+        "start_time": times[0],
+        "end_time": times[1],
+        "total_evaluation_time_seconds": str(round(times[1] - times[0], 1)),
         "profile": settings["profile"],
         "scorer_version": SCORER_VERSION,
         "recipe": recipe,
@@ -108,8 +125,13 @@ def _result(group: Sequence[TaskRun]) -> dict[str, Any]:
         result |= _spread("headline", [run.headline[1] for run in group if run.headline])
     if first.score is not None:
         result |= _spread("score", [run.score for run in group if run.score is not None])
-        errors = [run.error for run in group if run.error is not None]
-        result["score_stderr,none"] = statistics.fmean(errors) if errors else "N/A"
+        for name, errors in (
+            ("score_stderr", [run.error for run in group]),
+            ("score_stderr_clustered", [run.error for run in group]),
+            ("score_stderr_clt", [run.plain_error for run in group]),
+        ):
+            known = [error for error in errors if error is not None]
+            result[f"{name},none"] = statistics.fmean(known) if known else "N/A"
     for name, value in flat(first.corrected).items():
         result[f"{name},corrected"] = value
     count = sum(run.effective for run in group)
@@ -134,7 +156,7 @@ def _spread(name: str, values: Sequence[Number]) -> dict[str, Number]:
 
 def _config(run: TaskRun) -> dict[str, Any]:
     benchmark = benchmark_named(run.benchmark)
-    notes = [benchmark.notes] if benchmark.notes else []
+    notes = [*([benchmark.notes] if benchmark.notes else []), *run.notes]
     if run.benchmark == "okvqa" and run.shots is not None:
         notes.append("stemming did not run")
     return {

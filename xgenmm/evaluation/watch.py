@@ -10,8 +10,8 @@ import matplotlib.pyplot as plt
 from torch.utils.tensorboard import SummaryWriter
 
 from xgenmm.config import ConfigError
-from xgenmm.evaluation.run import EvaluationError, evaluate_model
-from xgenmm.evaluation.settings import EvaluationConfig
+from xgenmm.evaluation.run import evaluate_model
+from xgenmm.evaluation.settings import EvaluationConfig, EvaluationError
 from xgenmm.model.vlm import XGenMMForConditionalGeneration
 from xgenmm.processor.processor import XGenMMProcessor
 

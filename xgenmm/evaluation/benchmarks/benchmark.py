@@ -76,6 +76,16 @@ class FewShot:
 
 
 @dataclass(frozen=True, kw_only=True)
+class JudgeQuestion:
+    """What a judge model is asked about an answer (`evaluation.judging`)."""
+
+    ask: Callable[[Doc, str], str]
+    """From the row and the answer."""
+    words: Mapping[str, str]
+    """What the judge may say, and the verdict that it means."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Benchmark:
     """See the module."""
 
@@ -111,6 +121,10 @@ class Benchmark:
     """Rules to follow under every profile; by default those of the profile."""
     extra: Callable[[Sequence[Scored]], dict[str, Any]] | None = None
     """Numbers of the whole set that no reference reports."""
+    beside: tuple[str, ...] = ()
+    """Numbers of the aggregate that belong beside the quoted one, by dotted names; a group's name means all of it."""
+    judge: JudgeQuestion | None = None
+    """What a judge model is asked, where one is given; its verdict is the case's `judge`."""
     notes: str = ""
     """What a reader of its numbers must know; docs/evaluation.md prints it."""
 
@@ -155,6 +169,15 @@ class Benchmark:
         if self.few_shot is None or self.few_shot.images is None:
             return self.images(doc)
         return self.few_shot.images(doc)
+
+
+BAD_ROW = (KeyError, ValueError, TypeError, IndexError, AttributeError, SyntaxError)
+"""What a row raises that lacks a column, or holds something else than the column should."""
+
+
+def explained(error: Exception) -> str:
+    """Such an error in words."""
+    return f"no column {error.args[0]}" if type(error) is KeyError else f"{type(error).__name__}: {error}"
 
 
 def at(result: Any, path: Path_) -> Any:

@@ -1,6 +1,15 @@
 """HallusionBench."""
 
-from xgenmm.evaluation.benchmarks.benchmark import Benchmark, Doc, Headline, Source, cells, number, other_of_yes_no
+from xgenmm.evaluation.benchmarks.benchmark import (
+    Benchmark,
+    Doc,
+    Headline,
+    JudgeQuestion,
+    Source,
+    cells,
+    number,
+    other_of_yes_no,
+)
 from xgenmm.evaluation.scorers.profiles import LMMS_EVAL, VLMEVALKIT_2024, VLMEVALKIT_2026
 from xgenmm.types import Picture
 
@@ -8,6 +17,19 @@ from xgenmm.types import Picture
 def pictures(doc: Doc) -> tuple[Picture, ...]:
     """Questions of the part without pictures have none."""
     return cells("image")(doc) if doc.get("image") is not None else ()
+
+
+VERDICTS = {"incorrect": "0", "correct": "1", "unclear": "2"}
+"""What a judge says, and how the references write it."""
+
+
+def judge_question(doc: Doc, answer: str) -> str:
+    """Whether the answer agrees with the reference answer."""
+    return (
+        f"Question: {doc['question']}\nReference answer: {doc.get('gt_answer_details', '')}\nAnswer: {answer}\n"
+        'Reply with one word: "correct" if the answer agrees with the reference answer, "incorrect" if it contradicts '
+        'it, or "unclear" if it says neither.'
+    )
 
 
 BENCHMARKS = (
@@ -44,6 +66,8 @@ BENCHMARKS = (
         wrong=other_of_yes_no("gt_answer"),
         value=number("rule_correct", "score"),
         group=lambda doc: "-".join(str(doc[name]) for name in ("category", "subcategory", "set_id")),
-        notes="Without a judge: lmms-eval's own rule variant. All three accuracies are in the aggregate.",
+        beside=("Overall", "rule", "judge.aAcc", "judge.fAcc", "judge.qAcc"),
+        judge=JudgeQuestion(ask=judge_question, words=VERDICTS),
+        notes="Quoted without a judge: lmms-eval's own rule variant. With --judge, its judged numbers stand beside it.",
     ),
 )

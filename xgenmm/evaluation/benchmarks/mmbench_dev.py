@@ -32,7 +32,7 @@ BENCHMARKS = (
             repo="lmms-lab/MMBench",
             split="dev",
             config="en",
-            columns=("index", "question", "hint", "answer", "A", "B", "category", "image"),
+            columns=("index", "question", "hint", "answer", "A", "B", "C", "D", "category", "L2-category", "image"),
         ),
         licence="Apache-2.0",
         scorer="mmbench_circular",
@@ -47,6 +47,7 @@ BENCHMARKS = (
         case=split_case,
         value=rotation_value,
         group=question_of,
+        beside=("vanilla_all_acc", "vanilla_circ0_acc"),
         notes="Circular: a question counts if all its rotations are right; an unread answer makes it wrong.",
     ),
 )

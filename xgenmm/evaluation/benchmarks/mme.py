@@ -39,6 +39,7 @@ BENCHMARKS = (
         value=right,
         group=column("question_id"),
         max_new_tokens=SHORT,
+        beside=("perception", "reasoning", "mme_perception_score", "mme_cognition_score"),
         notes="The quoted number is (perception + cognition) / 28, percent of 2,800; both sums are in the aggregate.",
     ),
 )

@@ -9,7 +9,14 @@ BENCHMARKS = (
         source=Source(
             repo="lmms-lab/MMMU",
             split="validation",
-            columns=("id", "question", "options", "answer", "question_type", "image_1"),
+            columns=(
+                "id",
+                "question",
+                "options",
+                "answer",
+                "question_type",
+                *(f"image_{number}" for number in range(1, 8)),
+            ),
         ),
         licence="Apache-2.0",
         scorer="mmmu_full",

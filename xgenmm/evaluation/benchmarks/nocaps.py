@@ -34,6 +34,7 @@ BENCHMARKS = (
         value=number("cider"),
         max_new_tokens=SENTENCE,
         few_shot=FewShot(kind="caption", train=KARPATHY_TRAIN, demonstration=karpathy_caption, images=karpathy_images),
+        beside=("Bleu_4", "ROUGE_L", "METEOR", "SPICE"),
         notes="Not in OpenFlamingo: demonstrations come from COCO's train split, as its left-over mapping has it.",
     ),
 )

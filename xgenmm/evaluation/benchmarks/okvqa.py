@@ -13,7 +13,7 @@ from xgenmm.evaluation.benchmarks.benchmark import (
     vqa_value,
 )
 
-COLUMNS = ("question", "question_id", "image", "answers")
+COLUMNS = ("question", "question_id", "image", "answers", "question_type", "answer_type")
 BENCHMARKS = (
     Benchmark(
         name="okvqa",

@@ -36,6 +36,10 @@ BENCHMARKS = (
         value=HIT,
         group=column("image_source"),
         max_new_tokens=SHORT,
+        beside=(
+            *("Overall.acc", "Overall.precision", "Overall.recall", "pope_accuracy", "pope_precision", "pope_recall"),
+            *("random.Overall", "popular.Overall", "adversarial.Overall"),
+        ),
         notes="Quoted is F1, as VLMEvalKit does. lmms-eval's yes ratio is the gold's; the answers' stands beside it.",
     ),
 )

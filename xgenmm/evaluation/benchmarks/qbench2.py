@@ -16,6 +16,8 @@ BENCHMARKS = (
                 "question",
                 "option0",
                 "option1",
+                "option2",
+                "option3",
                 "question_type",
                 "question_concern",
                 "correct_choice",

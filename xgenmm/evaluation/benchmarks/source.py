@@ -18,7 +18,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from xgenmm.config import ConfigError
-from xgenmm.evaluation.benchmarks.benchmark import Benchmark, Doc, Source
+from xgenmm.evaluation.benchmarks.benchmark import BAD_ROW, Benchmark, Doc, Source, explained
 
 SUFFIXES = (".parquet", ".tsv", ".json", ".jsonl")
 SPLITS = ("train", "dev", "val", "validation", "test", "testdev", "testmini", "val2014")
@@ -50,8 +50,7 @@ class Docs(Sequence[Doc]):
             missing = [name for name in source.columns if name not in table.columns]
             if missing:
                 raise BenchmarkDataError(
-                    f"{path}: no column {', '.join(missing)}; it has {', '.join(sorted(table.columns))}. "
-                    f"{_advice(source)}"
+                    f"{path}: no column {', '.join(missing)}; it has {', '.join(sorted(table.columns))}. {self.advice}"
                 )
         self._starts = [0]
         for table in self._tables:
@@ -76,13 +75,28 @@ class Docs(Sequence[Doc]):
 
     def _expanded(self, row: int) -> Sequence[dict[str, Any]]:
         number = next(n for n, start in enumerate(self._starts[1:]) if row < start)
-        doc = self._tables[number][row - self._starts[number]]
-        doc = {**doc, "_root": str(self.files[number].parent), "_place": row}
-        if self.pictures is not None:
-            doc["image"] = self.pictures.get(str(doc[self.source.pictures_key]))
-        if self.benchmark is None or self.benchmark.expand is None:
-            return [doc]
-        return self.benchmark.expand(doc)
+        path, line = self.files[number], row - self._starts[number]
+        try:
+            doc = {**self._tables[number][line], "_root": str(path.parent), "_place": row}
+            if self.pictures is not None:
+                doc["image"] = self.pictures.get(str(doc[self.source.pictures_key]))
+            if self.benchmark is None or self.benchmark.expand is None:
+                return [doc]
+            return self.benchmark.expand(doc)
+        except BenchmarkDataError:
+            raise
+        except (OSError, *BAD_ROW) as error:
+            raise BenchmarkDataError(f"{path}, row {line}: {explained(error)}. {self.advice}") from error
+
+    @property
+    def where(self) -> str:
+        """The files, for messages."""
+        return ", ".join(map(str, self.files))
+
+    @property
+    def advice(self) -> str:
+        """How to get the data, for messages."""
+        return _advice(self.source)
 
 
 def read_docs(benchmark: Benchmark, root: Path, overrides: Mapping[str, str] | None = None) -> Docs:
@@ -101,6 +115,7 @@ def read_docs(benchmark: Benchmark, root: Path, overrides: Mapping[str, str] | N
     if benchmark.source.pictures is not None and "image" not in docs._tables[0].columns:
         other = benchmark.source.pictures
         docs.pictures = _Pictures(Docs(other, find(other, root, benchmark.name, where)))
+    len(docs)  # counts the questions of all rows, so that an odd one is told now
     return docs
 
 
@@ -224,8 +239,9 @@ def _open(path: Path) -> _Rows | _Parquet:
         if path.suffix == ".tsv":
             return _Rows(list(_tsv(path)))
         text = path.read_text(encoding="utf-8-sig")
-        rows = [json.loads(line) for line in text.splitlines() if line.strip()] if path.suffix == ".jsonl" else None
-        return _Rows(_listed(json.loads(text)) if rows is None else rows)
+        if path.suffix == ".jsonl":
+            return _Rows(_listed([json.loads(line) for line in text.split("\n") if line.strip()]))
+        return _Rows(_listed(json.loads(text)))
     except (OSError, ValueError, csv.Error, pa.ArrowInvalid) as error:
         raise BenchmarkDataError(f"{path} cannot be read: {error}") from error
 
@@ -234,7 +250,11 @@ def _tsv(path: Path) -> Iterator[dict[str, Any]]:
     """VLMEvalKit's tables: a picture is base64 text, which may be long. Numbers stay text."""
     csv.field_size_limit(2**31 - 1)
     with path.open(encoding="utf-8", newline="") as file:
-        yield from csv.DictReader(file, delimiter="\t")
+        reader = csv.DictReader(file, delimiter="\t")
+        for row in reader:
+            if None in row:
+                raise ValueError(f"line {reader.line_num} has more cells than the first line names columns")
+            yield row
 
 
 def _listed(content: Any) -> list[dict[str, Any]]:

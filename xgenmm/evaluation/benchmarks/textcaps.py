@@ -31,6 +31,7 @@ BENCHMARKS = (
             train=Source(repo="lmms-lab/TextCaps", split="train", columns=("image", "caption_str")),
             demonstration=lambda doc: str(doc["caption_str"][0]).strip(),
         ),
+        beside=("Bleu_4", "ROUGE_L", "METEOR", "SPICE"),
         notes="Not in OpenFlamingo: demonstrations come from its own train split.",
     ),
 )

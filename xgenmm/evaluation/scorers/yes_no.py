@@ -153,15 +153,18 @@ def _mme_lmms(prediction: str, case: Case) -> dict[str, Any]:
 
 
 def mme_category_scores(cases: Sequence[Scored]) -> dict[str, float]:
-    """Points of every category, 0 to 200: accuracy over questions plus the share of images with both right, percent."""
+    """Points of every category, 0 to 200: accuracy over questions plus the share of images with both right, percent.
+
+    An image of which only one question was asked (the references refuse it) has no part in the second.
+    """
     points = {}
     for category, group in grouped(cases, lambda case: case.input["category"]).items():
         images = list(grouped(group, lambda case: case.input["question_id"]).items())
-        uneven = [(name, len(pair)) for name, pair in images if len(pair) != 2]
-        if uneven:
-            raise ValueError(f"MME image {uneven[0][0]!r} has {uneven[0][1]} questions: the benchmark has two for each")
-        both = [all(case.result["score"] for case in pair) for _, pair in images]
-        points[category] = 100 * mean([case.result["score"] for case in group]) + 100 * mean(both)
+        many = [(name, len(pair)) for name, pair in images if len(pair) > 2]
+        if many:
+            raise ValueError(f"MME image {many[0][0]!r} has {many[0][1]} questions: the benchmark has two for each")
+        both = [all(case.result["score"] for case in pair) for _, pair in images if len(pair) == 2]
+        points[category] = 100 * mean([case.result["score"] for case in group]) + (100 * mean(both) if both else 0.0)
     return points
 
 
