@@ -126,12 +126,26 @@ def test_bfloat16_under_autocast_is_rounded_and_nothing_worse():
         assert difference < 0.02
 
 
-def test_a_loss_is_differentiated_once():
+def test_a_sum_is_differentiated_once():
     model = build(FAMILIES["phi3"])
     total, _ = summed_nll(model, hidden_of(model).detach(), TARGETS)
     total.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="differentiated already"):
         total.backward()
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_each_tokens_loss_has_a_gradient_of_its_own(frozen: bool):
+    """One forward pass, one backward pass for every token: each is that of the family's own logits."""
+    model = build(FAMILIES["phi"])
+    head_of(model).requires_grad_(not frozen)
+    logps, expected = target_logps(model, hidden_of(model), TARGETS), of_all_logits(model)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    for number in (0, 5, 0):  # the first one again: nothing is left of what was done before
+        found = torch.autograd.grad(logps[number], parameters, retain_graph=True)
+        wanted = torch.autograd.grad(expected[number], parameters, retain_graph=True)
+        for one, other in zip(found, wanted, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 def test_no_targets():

@@ -93,7 +93,8 @@ class _Head(torch.autograd.Function):
 
     The gradient of -log p with respect to its hidden state is known when p is: it is kept for every position, and the
     backward pass multiplies it with what arrives. That of the weights mixes positions, so it is known beforehand only
-    for the sum, where 1 arrives everywhere.
+    for the sum, where 1 arrives everywhere. Log-probabilities can be differentiated as often as their graph is kept,
+    the sum once.
     """
 
     @staticmethod
@@ -132,15 +133,16 @@ class _Head(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         of_logps, of_total = gradients
         if ctx.known is None:
-            raise RuntimeError("the loss was differentiated already: its gradients are used up by that")
-        (of_hidden, of_weight, of_bias), ctx.known = ctx.known, None
-        # In place: a second copy of the head's gradient is not always small.
+            raise RuntimeError("the sum was differentiated already, and its gradients are used up by that")
+        of_hidden, of_weight, of_bias = ctx.known
         if ctx.summed:
+            # In place: a second copy of the weight's gradient is not always small.
+            ctx.known = None
             of_hidden, of_weight, of_bias = (
                 None if known is None else known.mul_(of_total) for known in (of_hidden, of_weight, of_bias)
             )
         else:
-            of_hidden = None if of_hidden is None else of_hidden.mul_(-of_logps[:, None])
+            of_hidden = None if of_hidden is None else of_hidden * -of_logps[:, None]
             if any(ctx.needs_input_grad[1:3]):
                 of_weight, of_bias = _by_position(ctx, -of_logps)
         weight_type, bias_type = ctx.types
