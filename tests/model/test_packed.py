@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 import torch
-from toy import IMAGE_TOKEN, alone, make_examples, make_toy_model
-from transformers import BloomConfig, BloomForCausalLM
+from toy import IMAGE_TOKEN, TOY_RESAMPLER, alone, make_examples, make_toy_model, toy_vision_config
+from transformers import AutoConfig
 
-from xgenmm.model.attention import use_packed_attention
+from xgenmm.model.configuration import XGenMMConfig
 from xgenmm.model.vlm import XGenMMForConditionalGeneration
 from xgenmm.processor.branching import branch
 from xgenmm.processor.packing import pack
@@ -138,8 +138,48 @@ def test_layers_that_are_computed_again_keep_documents_apart(toy_model):
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_language_model_with_attention_of_its_own_is_refused():
-    sizes = {"vocab_size": 100, "hidden_size": 32, "n_layer": 1, "n_head": 4}
-    bloom = BloomForCausalLM(BloomConfig(**sizes))
-    with pytest.raises(ValueError, match="BloomForCausalLM does not use transformers' attention interface"):
-        use_packed_attention(bloom)
+SIZES = {
+    "vocab_size": 100,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
+SPECIAL = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+CANNOT_PACK = {
+    "qwen3_next": ("linear_attention", {"layer_types": ["linear_attention", "full_attention"], "num_experts": 2}),
+    "minimax": ("linear_attention", {"layer_types": ["linear_attention", "full_attention"], "num_local_experts": 2}),
+    "lfm2": ("conv", {"layer_types": ["conv", "full_attention"]}),
+    "llama4_text": ("chunked_attention", {"layer_types": ["chunked_attention", "full_attention"]}),
+    "mamba2": ("linear_attention", {"num_heads": 8, "head_dim": 8, "n_groups": 2, "state_size": 8}),
+    "falcon_h1": ("", {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8}),
+    "jamba": ("", {"num_experts": 2, "attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False}),
+    "rwkv": ("state", {"attention_hidden_size": 32}),
+    "bloom": ("does not use transformers' attention interface", {}),
+}
+"""Family: what is said of it, and how a toy of it is configured."""
+
+
+@pytest.mark.parametrize("family", CANNOT_PACK)
+def test_a_language_model_in_which_documents_would_leak_is_refused_when_it_is_built(family: str):
+    said, settings = CANNOT_PACK[family]
+    text = AutoConfig.for_model(family, **SIZES, **SPECIAL, **settings)
+    config = XGenMMConfig(
+        vision_config=toy_vision_config(), text_config=text, resampler=vars(TOY_RESAMPLER), image_token_id=3
+    )
+    with torch.device("meta"), pytest.raises(ValueError, match=f"{said}.*documents of a packed row cannot be kept"):
+        XGenMMForConditionalGeneration(config)
+
+
+def test_a_layout_that_does_not_reach_attention_is_missed(toy_model):
+    """A model that drops keyword arguments would let every document see those before it."""
+    block = toy_model.language_model.model.layers[0]
+    forward = block.self_attn.forward
+
+    def forgets(*args, layout=None, **kwargs):  # noqa: ARG001
+        return forward(*args, **kwargs)
+
+    block.self_attn.forward = forgets
+    batch = pack(make_examples(MIXED), pad_id=256)
+    with pytest.raises(ValueError, match="Phi3Attention lost the layout of a packed row"):
+        logps_of(toy_model, batch)

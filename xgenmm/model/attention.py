@@ -7,6 +7,7 @@ the model did before (padded rows, a cache), so that nothing has to be switched 
 later (activations that are computed again in the backward pass) can fall back to attention across documents.
 """
 
+import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +30,8 @@ PREFIX = "packed_"
 """`packed_sdpa` is `sdpa` where no layout is given."""
 UNKNOWN = ("s_aux", "position_bias", "head_mask")
 """What some families add to attention and `attend` does not know: refused, not left out in silence."""
+KINDS = ("full_attention", "sliding_attention")
+"""What transformers may call a language model's layers (`layer_types`) if `attend` is to stand for all of them."""
 
 _without_mask: ContextVar[bool] = ContextVar("_without_mask", default=False)
 
@@ -109,21 +112,42 @@ def segment_attention(
     return torch.cat(outputs, dim=1).transpose(0, 1)
 
 
-def use_packed_attention(language_model: PreTrainedModel) -> None:
-    """Let a language model's attention take layouts, once and for all.
+def check_packable(language_model: PreTrainedModel) -> None:
+    """Make sure that documents of a packed row can be kept apart in a language model.
+
+    Where tokens meet in anything but attention (a recurrence, a short convolution), each document would begin with what
+    the one before it left behind, and nothing but the loss would tell.
 
     Raises:
-        ValueError: The model has attention of its own making.
+        ValueError: They cannot.
     """
+    others = sorted(set(getattr(language_model.config, "layer_types", None) or ()) - set(KINDS))
+    convolutions = sorted(name for name, module in language_model.named_modules() if isinstance(module, nn.Conv1d))
+    forward = inspect.signature(type(language_model.base_model).forward).parameters.values()
+    reason = None
+    if others:
+        reason = f"has layers of the kind {' and '.join(others)}, and packed rows know only {' and '.join(KINDS)}"
+    elif convolutions:
+        reason = f"mixes neighbouring tokens in a convolution ({convolutions[0]})"
+    elif language_model._is_stateful:
+        reason = "carries a state from token to token, as state-space and linear-attention models do"
+    elif not language_model._can_set_attn_implementation():
+        reason = "does not use transformers' attention interface"
+    elif not any(parameter.kind is parameter.VAR_KEYWORD for parameter in forward):
+        reason = "does not hand keyword arguments on to its attention"
+    if reason is not None:
+        raise ValueError(
+            f"{type(language_model).__name__} {reason}, so documents of a packed row cannot be kept apart in it: "
+            "choose a language model whose layers all have plain attention"
+        )
+
+
+def use_packed_attention(language_model: PreTrainedModel) -> None:
+    """Let the attention of a model that `check_packable` lets pass take layouts, once and for all."""
     before = language_model.config._attn_implementation
     assert before is not None  # transformers settles it when a model is made
     if before.startswith(PREFIX):
         return
-    if not language_model._can_set_attn_implementation():
-        raise ValueError(
-            f"{type(language_model).__name__} does not use transformers' attention interface, so documents of a packed "
-            "row cannot be kept apart in it: choose another language model"
-        )
     name = PREFIX + before
     if name not in ALL_ATTENTION_FUNCTIONS.valid_keys():
         ALL_ATTENTION_FUNCTIONS.register(name, _attention_over(before))
@@ -152,6 +176,8 @@ def _attention_over(before: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
         **options: Any,
     ) -> tuple[Float[Tensor, "B L H V"], Tensor | None]:
         if layout is None:
+            if _without_mask.get():
+                raise ValueError(f"{type(module).__name__} lost the layout of a packed row on its way to attention")
             # a model's own eager attention has no entry in transformers' table: it stands beside the model
             function = (
                 vars(sys.modules[type(module).__module__])["eager_attention_forward"]

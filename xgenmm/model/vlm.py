@@ -31,7 +31,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import ModelOutput
 
-from xgenmm.model.attention import no_mask, use_packed_attention
+from xgenmm.model.attention import check_packable, no_mask, use_packed_attention
 from xgenmm.model.configuration import XGenMMConfig
 from xgenmm.model.feature_cache import FeatureCache
 from xgenmm.model.head import head_of, summed_nll, target_logps
@@ -83,12 +83,18 @@ class XGenMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
     _supports_flex_attn = True
 
     def __init__(self, config: XGenMMConfig) -> None:
+        """Draw random weights.
+
+        Raises:
+            ValueError: The language model is of a kind that cannot keep the documents of a packed row apart.
+        """
         super().__init__(config)
         self.vision_encoder = AutoModel.from_config(config.vision_config)
         self.vision_tokenizer = PerceiverResampler(
             config.resampler_config, config.vision_config.hidden_size, config.text_config.hidden_size
         )
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        check_packable(self.language_model)
         self.feature_cache: FeatureCache | None = None
         self.always_looks = False
         """A pass without pictures looks at a blank tile with weight 0. For processes that share weights: all of them
@@ -193,7 +199,7 @@ class XGenMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
         Raises:
             ValueError: Placeholders and vision tokens disagree; or neither or both of input_ids and inputs_embeds are
-                given; or the language model cannot keep documents apart.
+                given.
         """
         if inputs_embeds is None and input_ids is not None:
             inputs_embeds = self.embed(input_ids, pixel_values, image_layouts)
