@@ -1,15 +1,11 @@
-"""Operations by arithmetic, against those that torch counts while a model runs.
-
-torch counts no attention on CPUs, so each call's own shapes are counted here: pairs that see each other, two products
-forward and four backward.
-"""
+"""Operations by arithmetic, against those that torch counts while a model runs."""
 
 import functools
 
 import pytest
 import torch
+from flop_counting import flop_counter
 from torch.utils.checkpoint import checkpoint
-from torch.utils.flop_counter import FlopCounterMode
 from toy import toy_text_config, toy_vision_config
 from transformers import AutoConfig
 
@@ -23,26 +19,6 @@ from xgenmm.types import IGNORE_INDEX
 
 RESAMPLER = ResamplerConfig(latents=5, depth=2, heads=3, head_dim=8, ff_mult=2)
 IMAGE, TILES, TEXT = 3, 4, 60
-aten = torch.ops.aten
-
-
-def attention(query, key, value, *, causal):
-    pairs = query[-2] * (query[-2] + 1) / 2 if causal else query[-2] * key[-2]
-    return int(2 * query[0] * query[1] * pairs * (query[-1] + value[-1]))
-
-
-def attention_forward(query, key, value, dropout=0.0, is_causal=False, **_):  # noqa: ARG001  (torch's own signature)
-    return attention(query, key, value, causal=is_causal)
-
-
-def attention_backward(grad, query, key, value, out, logsumexp, dropout, is_causal, **_):  # noqa: ARG001
-    return 2 * attention(query, key, value, causal=is_causal)
-
-
-ATTENTION = {
-    aten._scaled_dot_product_flash_attention_for_cpu: attention_forward,
-    aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward,
-}
 
 
 def build(encoder, text, **trained):
@@ -65,7 +41,7 @@ def run_step(model, again=(), reduction="sum"):
     ids = torch.tensor([[IMAGE] * (TILES * RESAMPLER.latents) + [7] * TEXT])
     targets = torch.where(torch.arange(ids.shape[1]) % 2 == 0, 9, IGNORE_INDEX)[None]
     side = model.config.vision_config.image_size
-    with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
+    with flop_counter() as counter:
         output = model(
             input_ids=ids, pixel_values=torch.randn(TILES, 3, side, side), targets=targets, reduction=reduction
         )

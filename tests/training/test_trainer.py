@@ -1,6 +1,7 @@
 """The loop: however a step is cut and wherever a run is stopped, the same weights and the same records come out."""
 
 import copy
+import dataclasses
 import itertools
 import json
 import os
@@ -8,20 +9,22 @@ import random
 import signal
 import threading
 import time
+import types
 
 import pytest
 import torch
 from safetensors import SafetensorError
 
+from xgenmm import phases
 from xgenmm.data.loader import Loader
 from xgenmm.data.planner import BatchConfig
 from xgenmm.data.quarantine import DataError, read_lines
 from xgenmm.data.source import SourceConfig
 from xgenmm.model.lora import LoraConfig
-from xgenmm.model.resampler import ResamplerConfig
+from xgenmm.model.resampler import PerceiverResampler, ResamplerConfig
 from xgenmm.model.weights import ModelConfig, assemble
 from xgenmm.objectives import OBJECTIVES
-from xgenmm.training import shards
+from xgenmm.training import shards, sums
 from xgenmm.training.checkpoint import CheckpointConfig, CheckpointError, latest_checkpoint
 from xgenmm.training.health import HealthConfig, TrainingError
 from xgenmm.training.optim import OptimConfig, averaged, lr_share, set_learning_rates
@@ -533,3 +536,42 @@ def test_the_objectives_figures_are_means(make_trainer, tmp_path):
     assert first["figures"]["reward_margin"] == pytest.approx(0.0, abs=1e-5)
     assert first["targets"] == 4
     assert first["source_loss"]["toy"] == pytest.approx(first["loss"])
+
+
+def test_the_phases_of_a_step_add_up_to_it(make_trainer, tmp_path):
+    make_trainer(tmp_path, steps=2, micro=2).run()
+    for line in read_lines(tmp_path / "metrics.jsonl"):
+        phases = line["speed"]["phases"]
+        assert sum(phases.values()) == pytest.approx(line["speed"]["seconds"], rel=0.02)
+        assert min(phases[name] for name in ("vision", "lm_forward", "backward", "optimizer")) > 0
+
+
+def test_time_goes_to_the_phase_that_took_it(make_trainer, tmp_path, monkeypatch):
+    """By a clock that moves only where somebody says so."""
+    clock = types.SimpleNamespace(now=100.0, perf_counter=lambda: clock.now)
+    monkeypatch.setattr(phases, "time", clock)
+
+    def taking(seconds, function):
+        def slow(*args, **kwargs):
+            clock.now += seconds
+            return function(*args, **kwargs)
+
+        return slow
+
+    trainer = make_trainer(tmp_path, steps=1)
+    monkeypatch.setattr(PerceiverResampler, "forward", taking(1, PerceiverResampler.forward))
+    monkeypatch.setattr(torch.Tensor, "backward", taking(4, torch.Tensor.backward))
+    monkeypatch.setattr(sums, "gather", taking(16, sums.gather))
+    trainer.objective = taking(2, trainer.objective)
+    trainer.optimizer.step = taking(8, trainer.optimizer.step)
+    step = trainer.loader._step
+    trainer.loader._step = lambda *planned: dataclasses.replace(step(*planned), wait=32.0)
+    trainer.run()
+    (line,) = read_lines(tmp_path / "metrics.jsonl")
+    spent = {"data_wait": 32, "vision": 1, "lm_forward": 2, "backward": 4, "optimizer": 8, "communication": 16}
+    assert line["speed"]["phases"] == {**spent, "other": 0}
+    assert line["speed"]["seconds"] == 63
+    assert line["speed"]["wait_share"] == pytest.approx(32 / 63)
+    assert line["speed"]["tokens_per_second"] == pytest.approx(line["tokens"] / 63)
+    text = line["speed"]["text_tokens_per_second"] + line["speed"]["vision_tokens_per_second"]
+    assert text == pytest.approx(line["speed"]["tokens_per_second"])

@@ -118,10 +118,10 @@ class RecipeView:
     model: ModelView | None = None
     processor: dict[str, Any] = field(default_factory=dict)
     reading: Any = None
-    reading: Any = None
     feature_cache: Any = None
     stages: tuple[StageView, ...]
     toy: str | None = None
+    trackers: Any = None
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     plan: PlanConfig = field(default_factory=PlanConfig)
 

@@ -27,6 +27,16 @@ class Segment:
         """Tokens of trunk and branches together."""
         return self.trunk + sum(self.branches)
 
+    @property
+    def pairs(self) -> int:
+        """Pairs of positions of which one sees the other, every position with itself included.
+
+        >>> Segment(start=0, trunk=3, branches=(2,)).pairs  # 6 in the trunk; the branch sees it twice, and itself
+        15
+        """
+        own = sum(length * (length + 1) // 2 for length in (self.trunk, *self.branches))
+        return own + self.trunk * sum(self.branches)
+
     def branch_numbers(self) -> Int[Tensor, " L"]:
         """Of every position: 0 in the trunk, 1, 2, ... in the branches."""
         lengths = torch.tensor([self.trunk, *self.branches])

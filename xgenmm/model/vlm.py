@@ -41,6 +41,7 @@ from xgenmm.model.regroup import regroup
 from xgenmm.model.resampler import PerceiverResampler
 from xgenmm.model.splice import splice
 from xgenmm.model.vision import encode, encoder_entry, is_frozen
+from xgenmm.phases import phase
 from xgenmm.pixels import normalised
 from xgenmm.types import IGNORE_INDEX
 
@@ -129,6 +130,7 @@ class XGenMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             return self.feature_cache.features(pixel_values)
         return encode(self.vision_encoder, pixel_values)
 
+    @phase("vision")
     def vision_tokens(
         self, pixel_values: Num[Tensor, "T 3 S S"], image_layouts: Int[Tensor, "N 4"] | None = None
     ) -> Float[Tensor, "T K D"]:

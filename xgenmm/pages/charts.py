@@ -149,7 +149,7 @@ def histogram(title: str, counts: Sequence[int], borders: Sequence[str]) -> str:
     slot = (WIDTH - LEFT - RIGHT / 4) / max(len(counts), 1)
     every = max(1, -(-len(borders) // 9))
     out = [open_chart(title)]
-    out += [grid_line(tick, scale(tick, bottom, top), _short(tick)) for tick in grid]
+    out += [grid_line(tick, scale(tick, bottom, top), short(tick)) for tick in grid]
     for number, count in enumerate(counts):
         y = scale(float(count), bottom, top)
         note = f"{borders[number]} to {borders[number + 1]}: {count:,}"
@@ -165,13 +165,13 @@ def histogram(title: str, counts: Sequence[int], borders: Sequence[str]) -> str:
     return "".join(out) + "</svg>"
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
     """A number in few letters.
 
-    >>> _short(12_000.0), _short(2_500_000.0), _short(7.0)
-    ('12k', '2.5M', '7')
+    >>> short(12_000.0), short(2_500_000.0), short(7.0), short(0.000025), short(1234.5), short(3.14159)
+    ('12k', '2.5M', '7', '2.5e-05', '1.23k', '3.14')
     """
     for size, letter in ((1e6, "M"), (1e3, "k")):
         if value >= size:
-            return f"{value / size:g}{letter}"
-    return f"{value:g}"
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.3g}"

@@ -12,6 +12,7 @@ from xgenmm.processor.processor import ProcessorConfig
 from xgenmm.processor.prompt import PROMPTS
 from xgenmm.recipe.settings import Recipe, StageConfig
 from xgenmm.training.ranks import world_size
+from xgenmm.training.trackers import check_tracker
 
 
 def check(recipe: Recipe) -> None:
@@ -29,6 +30,8 @@ def check(recipe: Recipe) -> None:
     if recipe.model is not None and first.init is None:
         check_backbone("recipe.model.vision", recipe.model.vision)
         check_backbone("recipe.model.language", recipe.model.language)
+    for tracker in recipe.trackers:
+        check_tracker(tracker)
     for stage in recipe.stages:
         _check_stage(recipe, stage)
 
@@ -46,8 +49,7 @@ def _check_stage(recipe: Recipe, stage: StageConfig) -> None:
     if stage.train.vision and (recipe.feature_cache if stage.feature_cache is None else stage.feature_cache):
         raise ConfigError(f"{where}.feature_cache: the vision encoder trains, so its features change; set false")
     objective = stage.objective_config()
-    lives = isinstance(objective, DpoConfig) and objective.reference == "live"
-    if lives and world_size() > 1 and True in vars(stage.train).values():
+    if stage.compares and world_size() > 1 and True in vars(stage.train).values():
         raise ConfigError(
             f"{where}.objective.reference: several processes share the weights and keep no copy of them as they were; "
             "set cached, or train LoRA adapters only"

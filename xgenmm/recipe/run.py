@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from xgenmm.config import encode
+from xgenmm.costs.flops import Trained
 from xgenmm.data.loader import Loader
 from xgenmm.data.memory import keep_freed_memory
 from xgenmm.data.permutation import keyed
@@ -33,6 +34,7 @@ from xgenmm.recipe.checks import check
 from xgenmm.recipe.parts import build, make_loader
 from xgenmm.recipe.record import compare_settings, model_card, note_settings
 from xgenmm.recipe.settings import Recipe, StageConfig
+from xgenmm.training.effort import effort_of
 from xgenmm.training.lock import hold
 from xgenmm.training.metrics import peak_memory_mb
 from xgenmm.training.optim import averaged
@@ -151,8 +153,10 @@ def _train(recipe: Recipe, number: int, precision: Precision, device: torch.devi
             optim=stage.optim,
             checkpoint=stage.checkpoint,
             health=stage.health,
+            trackers=recipe.trackers,
         ),
         folder=folder,
+        effort=effort_of(model, trained_of(recipe, stage), compares=stage.compares, device=device, precision=precision),
         after_step=_watch(stage, folder, steps, processor, precision),
     )
     progress = trainer.run()
@@ -201,6 +205,16 @@ def _about_reference(
         "processor": encode(processor.config),
         "precision": precision,
     }
+
+
+def trained_of(recipe: Recipe, stage: StageConfig) -> Trained:
+    """What of the model a stage trains, as its costs are counted."""
+    return Trained(
+        **vars(stage.train),
+        rank=stage.lora.rank,
+        recompute=recipe.parallel.recompute,
+        by_position=isinstance(stage.objective_config(), DpoConfig),
+    )
 
 
 def _watch(

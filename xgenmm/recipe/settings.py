@@ -24,6 +24,7 @@ from xgenmm.training.checkpoint import CheckpointConfig
 from xgenmm.training.health import HealthConfig
 from xgenmm.training.optim import OptimConfig
 from xgenmm.training.precision import Precision
+from xgenmm.training.trackers import TrackerName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +72,12 @@ class StageConfig:
     """For preferences: before the stage, its model answers every prompt while it looks at a picture under noise, and
     that answer takes the place of the dispreferred one."""
 
+    @property
+    def compares(self) -> bool:
+        """Whether the model as it was is asked again at every step."""
+        objective = self.objective_config()
+        return isinstance(objective, DpoConfig) and objective.reference == "live"
+
     def objective_config(self) -> NextTokenConfig | DpoConfig:
         """The objective's settings as their dataclass.
 
@@ -106,6 +113,8 @@ class Recipe:
     stages: tuple[StageConfig, ...]
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     """How the work is spread over processes."""
+    trackers: tuple[TrackerName, ...] = ()
+    """Services that get the numbers of every step, beside files and TensorBoard; their packages must be installed."""
     plan: PlanConfig = field(default_factory=PlanConfig)
     """What `xgenmm plan` assumes; training does not read it."""
     toy: str | None = None

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from xgenmm.config import ConfigError, nearest
 from xgenmm.model.lora import whole
+from xgenmm.phases import phase
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +142,9 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, share: float) -> dict[s
 
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> Float[Tensor, ""]:
     """Norm of all gradients together, over all processes that share them."""
-    return whole(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    with phase("communication"):
+        return whole(norm)
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 
 from xgenmm.costs.sharding import Mesh, ParallelConfig, Recompute, mesh_of
 from xgenmm.model.vlm import PARTS, XGenMMForConditionalGeneration
+from xgenmm.phases import phase
 from xgenmm.training.precision import Precision, autocast
 from xgenmm.training.ranks import PATIENCE
 
@@ -166,7 +167,19 @@ def _split(
             module.set_force_sum_reduction_for_comms(True)
             # A process whose rows never touch a weight sends zeros for it.
             module.set_reduce_scatter_unused_params(True, recurse=False)
+            _tell_communication(module)
     model.always_looks = _learns(model.vision_tokenizer) or _learns(model.vision_encoder)
+
+
+def _tell_communication(module: FSDPModule) -> None:
+    """Let the time that a module waits for other processes count as communication.
+
+    torch has no place where to ask for it. On a CPU these calls send and wait; on a GPU they only make the queue wait
+    for what is sent beside it, so that what hides behind computation counts for nothing.
+    """
+    for group in module._get_fsdp_state()._fsdp_param_groups:
+        for name in ("unshard", "wait_for_unshard", "post_backward", "finalize_backward"):
+            setattr(group, name, phase("communication")(getattr(group, name)))
 
 
 def _learns(part: nn.Module) -> bool:

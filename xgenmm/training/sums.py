@@ -6,12 +6,17 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
+from xgenmm.costs.flops import Work
 from xgenmm.data.loader import NOTHING, Step
 from xgenmm.data.quarantine import Fault
 from xgenmm.data.report import Tally, add_tallies
+from xgenmm.model.layout import layout_of
 from xgenmm.objectives.objective import ObjectiveOutput
+from xgenmm.phases import phase
 from xgenmm.training.ranks import gather
-from xgenmm.types import Batch
+from xgenmm.types import IGNORE_INDEX, Batch
+
+NO_WORK = Work(tiles=0, tokens=0, pairs=0, targets=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +44,8 @@ class Sums:
     source_losses: Counter[str] = field(default_factory=Counter)
     source_counts: Counter[str] = field(default_factory=Counter)
     documents: list[DocumentLoss] = field(default_factory=list)
+    remembered: int = 0
+    """Tiles whose features came out of the feature cache."""
 
     @property
     def loss(self) -> float:
@@ -63,6 +70,7 @@ class Sums:
         self.figures.update(other.figures)
         self.source_losses.update(other.source_losses)
         self.source_counts.update(other.source_counts)
+        self.remembered += other.remembered
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,23 +80,25 @@ class Totals:
     sums: Sums
     tallies: Mapping[str, Tally]
     faults: Sequence[Fault]
-    tokens: int
-    """Text and vision tokens, without padding."""
+    work: Work
+    """What went through the model, without padding."""
     positions: int
     """With padding."""
     wait: float
     """Seconds for which the process that waited longest waited for data."""
 
 
+@phase("communication")
 def add_up(step: Step, sums: Sums) -> Totals:
     """What all processes did in a step. All must call it."""
     ours = Sums()
     ours.include(sums)
+    idle = {NOTHING, *(fault.id for fault in step.faults)}
     part = Totals(
         sums=ours,
         tallies=step.tallies,
         faults=step.faults,
-        tokens=sum(_real_tokens(batch, {NOTHING, *(fault.id for fault in step.faults)}) for batch in step.batches),
+        work=sum((_work(batch, idle) for batch in step.batches), start=NO_WORK),
         positions=sum(len(batch.documents) for batch in step.batches if batch.ids != (NOTHING,)),
         wait=step.wait,
     )
@@ -101,16 +111,22 @@ def add_up(step: Step, sums: Sums) -> Totals:
         sums=total,
         tallies=tallies,
         faults=[fault for part in parts for fault in part.faults],
-        tokens=sum(part.tokens for part in parts),
+        work=sum((part.work for part in parts), start=NO_WORK),
         positions=sum(part.positions for part in parts),
         wait=max(part.wait for part in parts),
     )
 
 
-def _real_tokens(batch: Batch, idle: Set[str]) -> int:
-    """Positions of a row's documents, less those that stand for documents which could not be read, or for no row."""
-    lengths = batch.documents[batch.documents >= 0].bincount(minlength=len(batch.ids)).tolist()
-    return sum(length for name, length in zip(batch.ids, lengths, strict=True) if name not in idle)
+def _work(batch: Batch, idle: Set[str]) -> Work:
+    """Of a row's documents, less those that stand for documents which could not be read, or for no row."""
+    segments = layout_of(batch.documents, batch.branches).segments
+    real = [segment for name, segment in zip(batch.ids, segments, strict=True) if name not in idle]
+    return Work(
+        tiles=len(batch.pixel_values),
+        tokens=sum(segment.length for segment in real),
+        pairs=sum(segment.pairs for segment in real),
+        targets=int((batch.labels != IGNORE_INDEX).sum()),
+    )
 
 
 def plain(value: float) -> float | str:

@@ -22,7 +22,9 @@ from xgenmm.data.permutation import keyed
 from xgenmm.data.report import Tally, add_tallies, check_losses, data_report
 from xgenmm.model.vlm import PARTS, XGenMMForConditionalGeneration
 from xgenmm.objectives.objective import Objective
+from xgenmm.phases import Clock, phase
 from xgenmm.training.checkpoint import CheckpointConfig, Checkpoints, training_tensors
+from xgenmm.training.effort import Effort
 from xgenmm.training.health import Health, HealthConfig, HealthState
 from xgenmm.training.metrics import Incident, Speed, StepRecord, peak_memory_mb
 from xgenmm.training.optim import (
@@ -40,6 +42,7 @@ from xgenmm.training.ranks import highest, rank
 from xgenmm.training.records import open_records
 from xgenmm.training.stopping import Asked, Stopped, asked_to_stop
 from xgenmm.training.sums import Sums, Totals, add_up
+from xgenmm.training.trackers import TrackerName
 from xgenmm.training.watchdog import Watchdog
 from xgenmm.types import Batch
 
@@ -56,6 +59,7 @@ class TrainerConfig:
     optim: OptimConfig
     checkpoint: CheckpointConfig
     health: HealthConfig
+    trackers: tuple[TrackerName, ...] = ()
 
 
 @dataclass(kw_only=True)
@@ -93,6 +97,7 @@ class Trainer:
         loader: Loader,
         config: TrainerConfig,
         folder: Path,
+        effort: Effort | None = None,
         after_step: Callable[["Trainer"], None] | None = None,
     ) -> None:
         """Put the parts together.
@@ -104,6 +109,7 @@ class Trainer:
             loader: The steps' data.
             config: The rest.
             folder: Gets metrics, quarantine, data report and checkpoints.
+            effort: What utilisation is told by; None: it is not told.
             after_step: Called when a step is done and written down.
         """
         self.name = name
@@ -112,6 +118,7 @@ class Trainer:
         self.loader = loader
         self.config = config
         self.folder = folder
+        self.effort = effort
         self.after_step = after_step
         self.device = model.device
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -119,6 +126,7 @@ class Trainer:
         self.checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint)
         self.health = Health(config.health, folder)
         self.watchdog = Watchdog(folder, config.health.hang_seconds, leave=config.health.hang_exit)
+        self.clock = Clock(self.device)
         self.progress = Progress()
 
     def run(self) -> Progress:
@@ -133,20 +141,20 @@ class Trainer:
         self.resume()
         self.model.train()
         start, steps = self.progress.step, self.config.steps
-        records = open_records(self.folder, self.name, start, steps, self.loader.shard_faults())
+        faults, trackers = self.loader.shard_faults(), self.config.trackers
+        records = open_records(self.folder, self.name, start, steps, faults, trackers)
         with closing(records), asked_to_stop() as asked, self.checkpoints, self.watchdog, _deterministic(self.device):
             with closing(self.loader.steps(start, steps, self.progress.plan)) as data:
                 stall = 0.0
                 for step in data:
                     self.watchdog.begin(f"step {step.number}", tuple(step.sources))
-                    began = time.perf_counter()
-                    rates = set_learning_rates(self.optimizer, lr_share(self.config.optim, step.number, steps))
-                    totals = add_up(step, self.accumulate(step))
-                    update = self.update(step, totals.sums)
-                    seconds = time.perf_counter() - began + totals.wait
+                    with self.clock.step(step.wait):
+                        rates = set_learning_rates(self.optimizer, lr_share(self.config.optim, step.number, steps))
+                        totals = add_up(step, self.accumulate(step))
+                        update = self.update(step, totals.sums)
                     stall += self.checkpoints.keep_up(step.number + 1)
-                    self.count(step, totals, seconds + stall)
-                    records.write(self.record(step, totals, update, rates, seconds, stall), totals.faults)
+                    self.count(step, totals, self.clock.seconds + stall)
+                    records.write(self.record(step, totals, update, rates, stall), totals.faults)
                     check_losses(self.progress.tallies, self.loader.batch.max_bad, self.loader.batch.warn_bad)
                     if self.after_step is not None:
                         self.watchdog.rest()
@@ -162,16 +170,25 @@ class Trainer:
         # Drawn anew from its number at every step, so that no random state has to be saved and none can be lost.
         torch.manual_seed(keyed(self.config.seed, "step", step.number))
         self.optimizer.zero_grad()
-        sums = Sums()
+        sums, hits = Sums(), self.looked_up
         for number, batch in enumerate(step.batches, 1):
             with adding_up(self.model, last=number == len(step.batches)):
-                with computing(self.model, self.device, self.config.precision):
-                    output = self.objective(self.model, to_device(batch, self.device))
+                on_device = to_device(batch, self.device)
+                with phase("lm_forward"), computing(self.model, self.device, self.config.precision):
+                    output = self.objective(self.model, on_device)
                 if output.loss.requires_grad:  # also without targets: other processes may have some, and wait
-                    output.loss.backward()
+                    with phase("backward"):
+                        output.loss.backward()
             sums.add(output, batch.ids, step.sources)
+        sums.remembered = self.looked_up - hits
         return sums
 
+    @property
+    def looked_up(self) -> int:
+        """Tiles so far whose features came out of the feature cache."""
+        return 0 if self.model.feature_cache is None else self.model.feature_cache.hits
+
+    @phase("optimizer")
     def update(self, step: Step, sums: Sums) -> Update:
         """One optimizer step with the mean gradient, clipped. Without targets there is none.
 
@@ -201,11 +218,12 @@ class Trainer:
         add_tallies(self.progress.tallies, totals.tallies)
 
     def record(
-        self, step: Step, totals: Totals, update: Update, rates: Mapping[str, float], seconds: float, stall: float
+        self, step: Step, totals: Totals, update: Update, rates: Mapping[str, float], stall: float
     ) -> StepRecord:
         """The step's line in the metrics."""
         sums, samples = totals.sums, sum(tally.samples for tally in totals.tallies.values())
         count = 0 if update.incident is not None and update.incident.skipped else sums.count
+        vision = int(totals.work.tiles) * self.model.config.resampler_config.latents
         return StepRecord(
             step=step.number,
             loss=sums.loss / count if count else None,
@@ -213,20 +231,39 @@ class Trainer:
             grad_norm=update.norm,
             samples=samples,
             dropped=len(totals.faults),
-            tokens=totals.tokens,
-            padding=1 - totals.tokens / totals.positions if totals.positions else 0.0,
+            tokens=int(totals.work.tokens),
+            vision_tokens=vision,
+            supervised_tokens=int(totals.work.targets),
+            fill=totals.work.tokens / totals.positions if totals.positions else 1.0,
             targets=sums.count,
             source_loss={name: sums.source_losses[name] / n for name, n in sums.source_counts.items() if count and n},
             figures={name: value / count for name, value in sums.figures.items()} if count else {},
             incident=update.incident,
-            speed=Speed(
-                seconds=seconds,
-                tokens_per_second=totals.tokens / seconds,
-                samples_per_second=samples / seconds,
-                wait_share=totals.wait / seconds,
-                memory_mb=peak_memory_mb(self.device),
-                save_seconds=stall,
-            ),
+            speed=self.speed(totals, vision, samples, stall),
+        )
+
+    def speed(self, totals: Totals, vision: int, samples: int, stall: float) -> Speed:
+        """How fast the last step was.
+
+        Args:
+            totals: What it held.
+            vision: Vision tokens among its tokens.
+            samples: That it held.
+            stall: Seconds for which the disk held it up.
+        """
+        seconds, work = self.clock.seconds, totals.work
+        return Speed(
+            seconds=seconds,
+            phases=self.clock.phases,
+            tokens_per_second=work.tokens / seconds,
+            text_tokens_per_second=(work.tokens - vision) / seconds,
+            vision_tokens_per_second=vision / seconds,
+            supervised_tokens_per_second=work.targets / seconds,
+            samples_per_second=samples / seconds,
+            wait_share=totals.wait / seconds,
+            utilisation=None if self.effort is None else self.effort.utilisation(work, seconds, totals.sums.remembered),
+            memory_mb=peak_memory_mb(self.device),
+            save_seconds=stall,
         )
 
     def save_or_stop(self, asked: Asked) -> float:
