@@ -14,7 +14,8 @@ import pytest
 from xgenmm.config import ConfigError
 from xgenmm.data.files import Remote, place_of
 from xgenmm.data.quarantine import BadSample
-from xgenmm.data.shards import Damage, Member, Record, open_shards
+from xgenmm.data.records import Damage, Member, Record
+from xgenmm.data.shards import open_shards
 
 
 def make_tar(path, members):
@@ -131,7 +132,7 @@ def test_json_elements_are_found_by_their_bytes(tmp_path, options, bom):
         ('[{"id": 1} {"id": 2}]', 1, "json_invalid"),
         ('[,{"id": 1}]', 0, "json_invalid"),
         ('[{"id": 1}] [', 1, "json_invalid"),
-        ("", 0, "json_invalid"),
+        ("", 0, "shard_empty"),
         ('"text"', 0, "json_invalid"),
         ("[]", 0, "shard_empty"),
     ],

@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from xgenmm.data.index import OK, QUARANTINE, Setting, digest_of_text, read_origin
+from xgenmm.data.parquet import ParquetShard
+from xgenmm.data.records import Shard
 from xgenmm.data.report import count_reasons
-from xgenmm.data.shards import ParquetShard, Shard
 
 log = logging.getLogger(__name__)
 

@@ -27,7 +27,8 @@ from xgenmm.data.files import Remote, Stamp, open_binary
 from xgenmm.data.prepare import Excerpt, Limits, Opened, Preparer
 from xgenmm.data.quarantine import BadSample, DataError
 from xgenmm.data.readers import Row
-from xgenmm.data.shards import Damage, FolderShard, Record, Shard
+from xgenmm.data.records import Damage, Record, Shard
+from xgenmm.data.shards import FolderShard
 from xgenmm.processor.outline import Outline
 from xgenmm.processor.processor import XGenMMProcessor
 from xgenmm.progress import progress

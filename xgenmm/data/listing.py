@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from xgenmm.data.files import Place
 from xgenmm.data.quarantine import Fault
 from xgenmm.data.readers import Row
-from xgenmm.data.shards import Member, Record, Shard, open_shards, row_id
+from xgenmm.data.records import Member, Record, Shard
+from xgenmm.data.shards import open_shards, row_id
 
 
 class Listing:

@@ -1,10 +1,11 @@
 """Which pictures a data set may use: found in them by scan, index and training alike. Decodes nothing."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from xgenmm.data.files import Place, Remote
+from xgenmm.data.files import Place
 from xgenmm.data.quarantine import BadSample
 from xgenmm.processor.images import ImageError
 from xgenmm.types import Document, Picture, Preference, Sample
@@ -79,12 +80,12 @@ def _is_not_fetched(picture: Picture) -> bool:
     source = picture.source
     if not picture.name.startswith(("http://", "https://")) or isinstance(source, bytes):
         return False
-    return isinstance(source, Path | Remote) and not source.exists()
+    return not (os.path.exists(source) if isinstance(source, Path) else source.exists())
 
 
 def _stay_inside(picture: Picture, roots: Sequence[Place]) -> None:
     folders = [root for root in roots if isinstance(root, Path)]
-    if folders and isinstance(picture.source, Path) and picture.source.exists():
+    if folders and isinstance(picture.source, Path) and os.path.exists(picture.source):  # a name may be too long to ask
         real = picture.source.resolve()
         if not any(folder.resolve() in real.parents for folder in folders):
             raise BadSample("path_escape", f"{picture.name} is a link that leads to {real}")

@@ -1,7 +1,6 @@
 """The inside of the formats: members of a tar as samples, elements of a JSON list, lines. Knows no data set."""
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +9,11 @@ from xgenmm.data.files import BinaryFile, Place
 from xgenmm.data.quarantine import BadSample
 from xgenmm.data.tar import TarDamage, TarMember, walk_tar
 
-_DECODER = json.JSONDecoder()
-_SPACE = re.compile(r"[ \t\r\n]*")
+LONGEST_LINE = 64 << 20
+"""Bytes of one row of text; more are no row."""
+LARGEST_MEMBER = 256 << 20
+"""Bytes of one member of an archive."""
+_READ_AT_ONCE = 1 << 20
 PICTURE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 
 
@@ -63,6 +65,9 @@ def _judged(entry: TarMember, rows: TarRows, last: str) -> tuple[str, str]:
         return "key_invalid", f"{entry.name!r} is no name"
     if not entry.is_file:
         return "archive_member_type", f"{entry.name} is no file"
+    if entry.size > LARGEST_MEMBER:
+        reason = "image_too_large" if entry.is_named_like_a_picture else "text_too_long"
+        return reason, f"{entry.name} has {entry.size} bytes, and {LARGEST_MEMBER} are allowed"
     if entry.cut:
         return "archive_truncated", f"{entry.name} is cut off"
     if entry.extension in rows.get(entry.key, {}):
@@ -89,113 +94,73 @@ def tsv_fields(line: bytes) -> dict[str, Any]:
     return {"url": cells[0], "caption": cells[1]}
 
 
-def json_elements(content: bytes) -> tuple[list[Any], tuple[str, str]]:
-    """The elements of a JSON list, those before a damage included, and reason and detail of the damage, if any.
-
-    One object of equally long lists (SBU's file) counts as its rows.
-    """
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        return [], ("text_invalid_utf8", str(error))
-    try:
-        whole = json.loads(text)
-    except ValueError as error:
-        return _elements_before(text), ("json_invalid", str(error))
-    except RecursionError:
-        return [], ("json_invalid", "nested too deeply")
-    if isinstance(whole, dict) and whole and all(isinstance(column, list) for column in whole.values()):
-        columns = list(whole.values())
-        if len({len(column) for column in columns}) == 1:
-            return [dict(zip(whole, cells, strict=True)) for cells in zip(*columns, strict=True)], ("", "")
-    if not isinstance(whole, list):
-        return [], ("json_invalid", "the file holds no list of objects")
-    return whole, ("", "")
-
-
-def _elements_before(text: str) -> list[Any]:
-    """What a list holds before the place where it cannot be read."""
-    decoder, found = json.JSONDecoder(), []
-    place = text.find("[") + 1
-    if not place or text[: place - 1].strip():
-        return []
-    while True:
-        while place < len(text) and text[place] in " \t\r\n,":
-            place += 1
-        try:
-            element, place = decoder.raw_decode(text, place)
-        except (ValueError, RecursionError):
-            return found
-        found.append(element)
-
-
-def json_spans(content: bytes) -> tuple[list[tuple[int, int]] | None, tuple[str, str]]:
-    """Byte offset and length of every element of a JSON list, without keeping any, and reason and detail of a damage.
-
-    The elements before a damage count. None: the file holds something else than a list.
-    """
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        return [], ("text_invalid_utf8", str(error))
-    begin = _behind_space(text, 0)
-    if text[begin : begin + 1] != "[":
-        return None, ("", "")
-    spans: list[tuple[int, int]] = []
-    place, told = begin + 1, len(content) - len(text.encode())
-    offset = told + len(text[:place].encode())
-    place_of_offset = place
-    expected = "an element or the end of the list"
-    while True:
-        start = _behind_space(text, place)
-        if text[start : start + 1] == "]" and (not spans or expected == "a comma or the end of the list"):
-            rest = text[start + 1 :].strip(" \t\r\n")
-            return spans, ("json_invalid", f"behind the list stands {rest[:20]!r}") if rest else ("", "")
-        if expected == "a comma or the end of the list":
-            if text[start : start + 1] != ",":
-                return spans, ("json_invalid", f"expected {expected} at character {start}")
-            place, expected = start + 1, "an element"
-            continue
-        try:
-            _, place = _DECODER.raw_decode(text, start)
-        except ValueError as error:
-            return spans, ("json_invalid", str(error))
-        except RecursionError:
-            return spans, ("json_invalid", "nested too deeply")
-        offset += len(text[place_of_offset:start].encode())
-        length = len(text[start:place].encode())
-        spans.append((offset, length))
-        offset, place_of_offset = offset + length, place
-        expected = "a comma or the end of the list"
-
-
-def _behind_space(text: str, place: int) -> int:
-    found = _SPACE.match(text, place)
-    return place if found is None else found.end()
-
-
-def lines_in(file: BinaryFile) -> Iterator[tuple[int, int, bytes]]:
-    """Number (from 1), offset and content of every line that is not blank."""
-    offset = 0
-    for number, line in enumerate(file, start=1):
-        if line.strip():
-            yield number, offset, line
-        offset += len(line)
-
-
-def json_line(line: bytes) -> dict[str, Any]:
-    """The object of one line.
+def json_columns(content: bytes) -> list[dict[str, Any]]:
+    """The rows of one JSON object of equally long lists (SBU's file).
 
     Raises:
-        BadSample: Not UTF-8, no JSON, or no object.
+        BadSample: It is something else.
     """
     try:
-        fields = json.loads(line.decode("utf-8-sig"))
+        whole = json.loads(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise BadSample("text_invalid_utf8", str(error)) from error
     except (ValueError, RecursionError) as error:
         raise BadSample("json_invalid", str(error)) from error
-    return as_object(fields)
+    columns = list(whole.values()) if isinstance(whole, dict) else []
+    if not columns or not all(isinstance(column, list) for column in columns) or len({*map(len, columns)}) > 1:
+        raise BadSample("json_invalid", "the file holds no list of objects")
+    return [dict(zip(whole, cells, strict=True)) for cells in zip(*columns, strict=True)]
+
+
+def lines_in(file: BinaryFile) -> Iterator[tuple[int, int, bytes]]:
+    """Number (from 1), offset and content of every line that is not blank; of one that is too long, its beginning."""
+    number, offset, parts, size = 1, 0, [], 0
+    while chunk := file.read(_READ_AT_ONCE):
+        pieces = chunk.splitlines(keepends=True) if b"\r" not in chunk else _split(chunk)
+        for piece in pieces:
+            size += len(piece)
+            if size - len(piece) <= LONGEST_LINE:
+                parts.append(piece)
+            if piece.endswith(b"\n"):
+                if (line := b"".join(parts)).strip():
+                    yield number, offset, line
+                number, offset, parts, size = number + 1, offset + size, [], 0
+    if (line := b"".join(parts)).strip():
+        yield number, offset, line
+
+
+def _split(chunk: bytes) -> list[bytes]:
+    """Lines with their ends: `bytes.splitlines` would end one at a carriage return, too."""
+    pieces = [piece + b"\n" for piece in chunk.split(b"\n")]
+    pieces[-1] = pieces[-1][:-1]
+    return pieces if pieces[-1] else pieces[:-1]
+
+
+def json_object(content: bytes) -> dict[str, Any]:
+    """The object of one line, or of one element of a list.
+
+    Raises:
+        BadSample: Too long, not UTF-8, no JSON, no object, or one that gives a name twice: one of the two would be
+            lost.
+    """
+    if len(content) > LONGEST_LINE:
+        raise BadSample("text_too_long", f"a line of more than {LONGEST_LINE} bytes")
+    try:
+        return as_object(json.loads(content.decode("utf-8-sig"), object_pairs_hook=_once_each))
+    except UnicodeDecodeError as error:
+        raise BadSample("text_invalid_utf8", str(error)) from error
+    except BadSample:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise BadSample("json_invalid", str(error)) from error
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        name = next(name for place, (name, _) in enumerate(pairs) if name in dict(pairs[:place]))
+        raise BadSample("json_invalid", f'"{name}" stands twice in one object')
+    return fields
 
 
 def as_object(fields: Any) -> dict[str, Any]:

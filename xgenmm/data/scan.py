@@ -22,19 +22,24 @@ from typing import Any
 from xgenmm.config import ConfigError
 from xgenmm.data.adapters import ADAPTERS
 from xgenmm.data.adapters.choosing import pick
+from xgenmm.data.corpus import ARCHIVE, TABLES, Corpus, PictureFolder, look_through
 from xgenmm.data.pictures import INTERLEAVED, MAX_PIXELS, look_at, pictures_of
 from xgenmm.data.quarantine import BadSample
 from xgenmm.data.readers import PICTURE_SUFFIXES, Row
+from xgenmm.data.records import Damage, Record, Shard
 from xgenmm.data.schemas import AUTO, LOOKED_AT, adapter_name, schema_of_name, schema_of_rows
-from xgenmm.data.shards import SHARDS, Damage, Record, Shard, open_shards
+from xgenmm.data.shards import open_shards
 from xgenmm.processor.images import check_image
 from xgenmm.progress import progress
 from xgenmm.types import Picture
 
 log = logging.getLogger(__name__)
 
-TABLES = (".json", ".jsonl", ".ndjson", ".parquet", ".tsv")
 OK, QUARANTINE = "ok", "quarantine"
+Unit = Path | tuple[Path, Damage] | tuple[PictureFolder, tuple[str, ...]]
+"""What is scanned at a time: a shard or table; a file that is none; some pictures of a folder, by their stems."""
+_AT_ONCE = 1000
+_UNREADABLE = {".parquet": "parquet_corrupt", ARCHIVE: "archive_corrupt"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +74,8 @@ class Summary:
     """Damaged files."""
     reasons: dict[str, int]
     """Quarantined records and damaged files by reason, the most frequent first."""
+    others: dict[str, int]
+    """Files that are not named like data and were not opened, by suffix."""
 
     def text(self) -> str:
         """For the terminal."""
@@ -76,7 +83,10 @@ class Summary:
             f"{self.files} files, {self.records} records: {self.records - self.quarantined} good, {self.quarantined} "
             f"quarantined; {self.shards} damages of whole files"
         ]
-        return "\n".join(lines + [f"  {number:>8}  {reason}" for reason, number in self.reasons.items()])
+        lines += [f"  {number:>8}  {reason}" for reason, number in self.reasons.items()]
+        if self.others:
+            lines.append(f"not opened: {', '.join(f'{number} {name}' for name, number in self.others.items())}")
+        return "\n".join(lines)
 
 
 def scan(
@@ -96,73 +106,71 @@ def scan(
     """
     if schema != AUTO:
         adapter_name(schema)
-    files = find_data(path)
-    if not files:
-        raise ConfigError(f"{path}: no file that can be read ({', '.join(['.tar', *TABLES])}, or pictures)")
-    output.parent.mkdir(parents=True, exist_ok=True)
     parts = output.with_name(f"{output.name}.parts")
+    corpus = look_through(path, leave_out=[output])
+    if not corpus.size:
+        raise ConfigError(f"{path}: no file that can be read ({', '.join([ARCHIVE, *TABLES])}, or pictures)")
+    output.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(parts, ignore_errors=True)
     parts.mkdir()
     count = workers or min(4, os.cpu_count() or 1)
     try:
+        units = _units(corpus)
         work = partial(_scan_into, schema=schema, images=images)
-        targets = [parts / f"{number}.jsonl" for number in range(len(files))]
-        with progress("scan", len(files), "files") as advance:
-            for _ in _each(work, files, targets, count):
+        targets = [parts / f"{number}.jsonl" for number in range(len(units))]
+        with progress("scan", len(units), "files") as advance:
+            for _ in _each(work, units, targets, count):
                 advance(1)
-        return _join(targets, output, len(files))
+        return _join(targets, output, corpus)
     finally:
         shutil.rmtree(parts, ignore_errors=True)
 
 
-def _each(work: Callable[[Path, Path], None], files: Sequence[Path], targets: Sequence[Path], count: int) -> Iterator:
-    if count == 1 or len(files) == 1:
-        yield from map(work, files, targets)
+def _each(work: Callable[[Unit, Path], None], units: Sequence[Unit], targets: Sequence[Path], count: int) -> Iterator:
+    if count == 1 or len(units) == 1:
+        yield from map(work, units, targets)
         return
-    with ProcessPoolExecutor(min(count, len(files)), mp_context=get_context("fork")) as pool:
-        yield from pool.map(work, files, targets)
+    with ProcessPoolExecutor(min(count, len(units)), mp_context=get_context("fork")) as pool:
+        yield from pool.map(work, units, targets)
 
 
-def find_data(path: Path) -> list[Path]:
-    """The data files under a path, in order: shards and tables; pictures where they are data of their own.
-
-    A picture is a record of its own where a text lies beside it, or where no table is in the tree that may name it.
-
-    Raises:
-        ConfigError: There is no such path.
-    """
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise ConfigError(f"{path}: no such file or folder")
-    found = sorted(one for one in path.rglob("*") if one.is_file() and not one.name.startswith("."))
-    pictures = [one for one in found if one.suffix[1:].lower() in PICTURE_SUFFIXES]
-    stems = {one.with_suffix("") for one in pictures}
-    tables = [one for one in found if one.suffix.lower() in TABLES and one.with_suffix("") not in stems]
-    tables = [one for one in tables if not _tells_of_a_shard(one)]
-    described = {one.with_suffix("") for one in found if one.suffix.lower() in (".txt", ".json")}
-    shards = [one for one in found if one.suffix.lower() == ".tar"]
-    alone = [one for one in pictures if one.with_suffix("") in described or not (tables or shards)]
-    return sorted([*tables, *shards, *alone])
+def scan_corpus(corpus: Corpus, schema: str = AUTO, images: Path | None = None) -> Iterator[Finding]:
+    """The findings of all its files, one after another; see `scan`."""
+    for unit in _units(corpus):
+        yield from _scan_unit(unit, schema, images)
 
 
-def _tells_of_a_shard(table: Path) -> bool:
-    """Whether a table is what img2dataset notes about a shard of digits: its samples are in the shard."""
-    number = table.stem.removesuffix("_stats")
-    if not number.isdigit():
-        return False
-    shards = [table.with_name(f"{number}.tar"), table.with_name(number)]
-    if table.stem != number:
-        shards.append(table.with_name(f"{number}.parquet"))
-    return any(shard.exists() for shard in shards)
+def _units(corpus: Corpus) -> list[Unit]:
+    """What is scanned by one process: a file, a file that cannot be opened, or a part of a folder of pictures."""
+    units: list[Unit] = [*corpus.files, *corpus.faulty.items()]
+    for folder in corpus.folders:
+        stems = sorted(folder.records)
+        units += [(folder, tuple(stems[first : first + _AT_ONCE])) for first in range(0, len(stems), _AT_ONCE)]
+    return sorted(units, key=_place_of)
 
 
-def scan_file(path: Path, schema: str = AUTO, images: Path | None = None) -> Iterator[Finding]:
-    """The findings of one file, in its own order; see `scan`."""
-    if path.suffix.lower() not in SHARDS:
-        return _scan_picture(path)
-    (shard,) = open_shards(str(path), [str(path)], images)
-    return _scan_tar(path, shard, schema) if path.suffix.lower() == ".tar" else _scan_table(path, shard, schema, images)
+def _place_of(unit: Unit) -> str:
+    if isinstance(unit, Path):
+        return str(unit)
+    first, second = unit
+    return str(first) if isinstance(first, Path) else str(first.place / second[0])
+
+
+def _scan_unit(unit: Unit, schema: str, images: Path | None) -> Iterator[Finding]:
+    if not isinstance(unit, Path):
+        place, rest = unit
+        if isinstance(place, Path):
+            yield _damage(str(place), rest)
+        else:
+            yield from _scan_pictures(place, rest, schema)
+        return
+    try:
+        (shard,) = open_shards(str(unit), [str(unit)], images)
+        scan_shard = _scan_tar if unit.suffix.lower() == ARCHIVE else _scan_table
+        yield from scan_shard(unit, shard, schema)
+    except OSError as error:
+        reason = _UNREADABLE.get(unit.suffix.lower(), "json_invalid")
+        yield _damage(str(unit), Damage(reason=reason, detail=f"cannot be read: {error.strerror or error}"))
 
 
 def judge(row: Row, adapter: str, *, roots: Sequence[Path] = ()) -> tuple[str, str]:
@@ -201,12 +209,12 @@ def _judge_pictures(pictures: Sequence[Picture], adapter: str, roots: Sequence[P
 
 def _scan_tar(path: Path, shard: Shard, schema: str) -> Iterator[Finding]:
     name, told = str(path), set()
-    fallback = adapter_name(schema) if schema != AUTO else None
+    named = adapter_name(schema, in_tar=True) if schema != AUTO else None
     for item in shard.walk():
         if isinstance(item, Damage):
             yield _damage(name, item)
         elif item.fields is not None:
-            adapter = fallback or ("mint" if is_document(item.fields, path) else "caption_pairs")
+            adapter = named or ("mint" if is_document(item.fields, path) else "caption_pairs")
             row = Row(id=item.key, fields=item.fields, root=path.parent)
             yield _record(name, item.key, *judge(row, adapter))
         elif (item.key, item.reason) not in told:
@@ -223,36 +231,36 @@ def is_document(fields: dict[str, Any], path: Path) -> bool:
     return tiff and "txt" not in fields and (schema_of_name(path) == "interleaved_rows" or "json" in fields)
 
 
-def _scan_table(path: Path, shard: Shard, schema: str, images: Path | None) -> Iterator[Finding]:
-    name, root = str(path), images or path.parent
+def _scan_table(path: Path, shard: Shard, schema: str) -> Iterator[Finding]:
+    name = str(path)
     items = shard.walk()
     first = list(itertools.islice(items, LOOKED_AT))
     rows = [item.fields for item in first if isinstance(item, Record)]
-    adapter = schema_of_rows(rows, path) if schema == AUTO else adapter_name(schema)
+    adapter = schema_of_rows(rows, path) if schema == AUTO else adapter_name(schema, in_tar=False)
     for item in itertools.chain(first, items):
         if isinstance(item, Damage):
             yield _damage(name, item)
         elif item.fields is None:
             yield _record(name, item.key, item.reason, item.detail)
         else:
-            row = Row(id=item.key, fields=item.fields, root=root)
-            yield _record(name, item.key, *judge(row, adapter, roots=(root,)))
+            row = Row(id=item.key, fields=item.fields, root=shard.root(item.key))
+            yield _record(name, item.key, *judge(row, adapter, roots=shard.picture_roots()))
 
 
-def _scan_picture(path: Path) -> Iterator[Finding]:
-    """A picture file with what lies beside it; a picture alone has only its pixels to be judged."""
-    beside = {one.suffix[1:].lower(): one for one in path.parent.glob(f"{_escaped(path.stem)}.*") if one.is_file()}
-    key = path.name.partition(".")[0] or path.name
-    own = {name: one for name, one in beside.items() if name in ("txt", "json")}
-    if own:
-        fields = {path.suffix[1:].lower(): path, **own}
-        yield _record(str(path), key, *judge(Row(id=key, fields=fields, root=path.parent), "caption_pairs"))
-        return
-    yield _record(str(path), key, *_judge_pictures([Picture(source=path, name=str(path))], "caption_pairs", ()))
-
-
-def _escaped(stem: str) -> str:
-    return "".join(f"[{character}]" if character in "*?[" else character for character in stem)
+def _scan_pictures(folder: PictureFolder, stems: Iterable[str], schema: str) -> Iterator[Finding]:
+    """Pictures with what lies beside them; a picture that nobody expects a text of has only its pixels to be judged."""
+    captions = schema != AUTO and adapter_name(schema, in_tar=True) == "caption_pairs"
+    for stem in stems:
+        files = folder.records[stem]
+        key = stem.partition(".")[0] or stem
+        pictures = [files[suffix] for suffix in PICTURE_SUFFIXES if suffix in files]
+        if folder.is_captioned or captions:
+            name = str(pictures[0] if pictures else next(iter(files.values())))
+            yield _record(name, key, *judge(Row(id=key, fields=files, root=folder.place), "caption_pairs"))
+            continue
+        for path in pictures:
+            picture = Picture(source=path, name=str(path))
+            yield _record(str(path), key, *_judge_pictures([picture], "caption_pairs", ()))
 
 
 def _damage(path: str, damage: Damage) -> Finding:
@@ -280,12 +288,12 @@ def _short(detail: object) -> str:
 # ---- parts of the report ----
 
 
-def _scan_into(path: Path, target: Path, *, schema: str, images: Path | None) -> None:
+def _scan_into(unit: Unit, target: Path, *, schema: str, images: Path | None) -> None:
     with target.open("w", encoding="utf-8") as file:
-        file.writelines(finding.line() for finding in scan_file(path, schema, images))
+        file.writelines(finding.line() for finding in _scan_unit(unit, schema, images))
 
 
-def _join(parts: Iterable[Path], output: Path, files: int) -> Summary:
+def _join(parts: Iterable[Path], output: Path, corpus: Corpus) -> Summary:
     """Put the parts together in the order of the files; the report is whole or not there."""
     records = quarantined = shards = 0
     reasons: Counter[str] = Counter()
@@ -305,4 +313,11 @@ def _join(parts: Iterable[Path], output: Path, files: int) -> Summary:
                         reasons[finding["reason"]] += 1
     scratch.replace(output)
     ordered = dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
-    return Summary(files=files, records=records, quarantined=quarantined, shards=shards, reasons=ordered)
+    return Summary(
+        files=corpus.size,
+        records=records,
+        quarantined=quarantined,
+        shards=shards,
+        reasons=ordered,
+        others=dict(sorted(corpus.others.items())),
+    )

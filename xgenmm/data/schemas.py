@@ -1,5 +1,6 @@
 """Which data set a file holds, by its columns and, where these leave a choice, by its name. Reads no pictures."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,7 +12,9 @@ from xgenmm.data.adapters import ADAPTERS
 AUTO = "auto"
 ALIASES = {
     "webdataset": "caption_pairs",
+    "caption": "caption_pairs",
     "captions": "caption_pairs",
+    "image_text": "caption_pairs",
     "img2dataset": "caption_pairs",
     "folder": "caption_pairs",
     "datacomp": "caption_rows",
@@ -19,6 +22,7 @@ ALIASES = {
     "cc3m": "caption_rows",
     "sbu": "caption_rows",
     "ocr_hd": "ocr",
+    "interleaved": "interleaved_rows",
     "mint_pdf": "mint",
     "mint_arxiv": "mint",
     "mint_html": "interleaved_rows",
@@ -29,8 +33,14 @@ ALIASES = {
     "openai": "messages",
     "openai_messages": "messages",
     "text": "instructions",
+    "instruction": "instructions",
+    "vg": "visual_genome",
+    "dpo": "preference",
+    "preferences": "preference",
 }
 """Data sets by name -> the adapter of their files."""
+_IN_TARS = {"caption_rows": "caption_pairs", "interleaved_rows": "mint"}
+_IN_TABLES = {tar: table for table, tar in _IN_TARS.items()}
 NAMED = {
     "vlguard": "vlguard",
     "vlfeedback": "vlfeedback",
@@ -61,16 +71,25 @@ LOOKED_AT = 200
 """Rows whose columns are looked at."""
 
 
-def adapter_name(schema: str) -> str:
+def adapter_name(schema: str, *, in_tar: bool | None = None) -> str:
     """The adapter of a schema that somebody named.
+
+    Args:
+        schema: An adapter's or a data set's name, however it is written ("MINT-1T HTML", "mint_1t_html").
+        in_tar: Whether its files are archives: captions and documents are written otherwise in tables.
 
     Raises:
         ConfigError: There is none; the message offers the nearest name.
     """
     known = {**{name: name for name in ADAPTERS}, **ALIASES}
-    if schema not in known:
+    name = re.sub("[^a-z0-9]+", "_", schema.casefold()).strip("_")
+    name = re.sub("_(?:[0-9]+[kmb]|[0-9]+t)(?=_|$)", "", name.removeprefix("blip3_"))
+    if name not in known:
         raise ConfigError(f'there is no schema "{schema}"; {nearest(schema, [AUTO, *known])}')
-    return known[schema]
+    adapter = known[name]
+    if in_tar is None:
+        return adapter
+    return (_IN_TARS if in_tar else _IN_TABLES).get(adapter, adapter)
 
 
 def schema_of_rows(rows: Iterable[Any], path: Path) -> str:

@@ -6,100 +6,24 @@ set.
 
 import functools
 import hashlib
-import json
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import Any
 
 from xgenmm.config import ConfigError
-from xgenmm.data.files import Place, Remote, Stamp, files_under, find, is_folder, open_binary, stamp_of
+from xgenmm.data.files import Place, Stamp, files_under, find, is_folder, open_binary, stamp_of
+from xgenmm.data.json_list import Broken, Element, elements_in
+from xgenmm.data.parquet import ParquetShard
 from xgenmm.data.quarantine import BadSample, Fault
 from xgenmm.data.readers import (
     PICTURE_SUFFIXES,
     Row,
-    as_object,
     index_tar,
-    json_elements,
-    json_line,
-    json_spans,
+    json_columns,
+    json_object,
     lines_in,
     tsv_fields,
 )
-
-KEPT_GROUPS = 8
-KEPT_BYTES = 512 << 20
-"""How much of parquet files stays in memory: rows are read in an order that stays near a row group for a while."""
-
-
-class Member(NamedTuple):
-    """A part of a record, and where its bytes lie."""
-
-    name: str
-    """Tar, folder: extension. Parquet: "" (offset is the row group, size the row in it). Lines, JSON: ""."""
-    offset: int
-    size: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Record:
-    """One record of a shard."""
-
-    key: str
-    """Its name in the shard, as reports give it."""
-    members: tuple[Member, ...] = ()
-    fields: dict[str, Any] | None = None
-    """None if it is none."""
-    reason: str = ""
-    """Why it is none."""
-    detail: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Damage:
-    """What is wrong with a shard as a whole."""
-
-    reason: str
-    detail: str
-    lost: int | None = None
-    """Number of records that it cost, where that can be counted."""
-
-
-@runtime_checkable
-class Shard(Protocol):
-    """A file (or a folder of pictures) with records in it."""
-
-    place: Place
-
-    def walk(self, *, contents: bool = True) -> Iterator[Record | Damage]:
-        """All records and damages, once, in the order of the file. Without contents, records say only where they lie:
-        what is wrong inside of one is not found.
-        """
-        ...
-
-    def read(self, key: str, members: Sequence[Member]) -> dict[str, Any]:
-        """The fields of one record again. May be called from several threads.
-
-        Raises:
-            BadSample, OSError: It cannot be read.
-        """
-        ...
-
-    def root(self, key: str) -> Place:
-        """The folder at which the record's relative picture names start."""
-        ...
-
-    def picture_roots(self) -> tuple[Place, ...]:
-        """Folders that the picture files of its records must really lie in; none where records bring their own."""
-        ...
-
-    def stamp(self) -> Stamp:
-        """By what a change of it is noticed."""
-        ...
+from xgenmm.data.records import Damage, InTables, Member, Record, Shard, read_at
 
 
 def open_shards(source: str, patterns: Sequence[str], images: Place | None = None) -> list[Shard]:
@@ -156,39 +80,7 @@ def _stem(place: Place) -> str:
     return text[: len(text) - len(place.suffix)]
 
 
-def _read_at(place: Place, members: Sequence[Member]) -> Iterator[bytes]:
-    """The bytes of members; short reads are errors."""
-    if isinstance(place, Remote):
-        yield from (place.read_range(member.offset, member.size) for member in members)
-        return
-    with place.open("rb", buffering=0) as file:
-        for member in members:
-            file.seek(member.offset)
-            content = file.read(member.size)
-            if len(content) != member.size:
-                raise OSError(f"{place}: {len(content)} of {member.size} bytes at {member.offset}")
-            yield content
-
-
-class _InTables:
-    """A file of rows that may name pictures."""
-
-    def __init__(self, place: Place, images: Place | None) -> None:
-        self.place = place
-        self._root = place.parent if images is None else images
-
-    def root(self, key: str) -> Place:
-        del key
-        return self._root
-
-    def picture_roots(self) -> tuple[Place, ...]:
-        return (self._root,)
-
-    def stamp(self) -> Stamp:
-        return stamp_of(self.place)
-
-
-class TarShard(_InTables):
+class TarShard(InTables):
     """WebDataset: members that share a path up to the first dot of their base name are a record."""
 
     def __init__(self, place: Place, images: Place | None) -> None:
@@ -216,13 +108,13 @@ class TarShard(_InTables):
 
     def read(self, key: str, members: Sequence[Member]) -> dict[str, Any]:
         del key
-        return dict(zip((member.name for member in members), _read_at(self.place, members), strict=True))
+        return dict(zip((member.name for member in members), read_at(self.place, members), strict=True))
 
 
-class LinesShard(_InTables):
+class LinesShard(InTables):
     """One record a line; only the lines' places are kept."""
 
-    parse: Callable[[bytes], dict[str, Any]] = staticmethod(json_line)
+    parse: Callable[[bytes], dict[str, Any]] = staticmethod(json_object)
 
     def walk(self, *, contents: bool = True) -> Iterator[Record | Damage]:
         empty = True
@@ -237,7 +129,7 @@ class LinesShard(_InTables):
 
     def read(self, key: str, members: Sequence[Member]) -> dict[str, Any]:
         del key
-        return self.parse(next(_read_at(self.place, members)))
+        return self.parse(next(read_at(self.place, members)))
 
 
 class TsvShard(LinesShard):
@@ -246,44 +138,71 @@ class TsvShard(LinesShard):
     parse = staticmethod(tsv_fields)
 
 
-class JsonShard(_InTables):
-    """One JSON list of objects; or one object of equally long lists (SBU's file), which counts as its rows."""
+class JsonShard(InTables):
+    """One JSON list of objects. Or one object of equally long lists (SBU's file), which counts as its rows; or, under
+    the name of JSON, one object a line.
+    """
 
     def walk(self, *, contents: bool = True) -> Iterator[Record | Damage]:
+        if not stamp_of(self.place).size:
+            yield Damage(reason="shard_empty", detail="the file has no bytes", lost=0)
+            return
         with open_binary(self.place) as file:
-            content = file.read()
-        spans, (reason, detail) = json_spans(content)
-        number = -1
-        if spans is None:
-            rows, (reason, detail) = json_elements(content)
-            for number, fields in enumerate(rows):
-                yield Record(key=str(number), members=(Member("row", number, 0),), fields=fields)
-        else:
-            for number, (offset, size) in enumerate(spans):
-                element = content[offset : offset + size]
-                parse = functools.partial(_element, element) if contents else dict
-                yield _parsed(str(number), (Member("", offset, size),), parse)
-        if reason:
-            yield Damage(reason=reason, detail=detail)
-        elif number < 0:
-            yield Damage(reason="shard_empty", detail="an empty list", lost=0)
+            if (elements := elements_in(file)) is not None:
+                yield from _listed(elements, contents)
+                return
+        if _is_of_lines(self.place):
+            yield from LinesShard(self.place, self._root).walk(contents=contents)
+            return
+        try:
+            rows = _columns_as_rows(self.place)
+        except BadSample as error:
+            yield Damage(reason=error.reason, detail=error.detail)
+            return
+        for number, fields in enumerate(rows):
+            yield Record(key=str(number), members=(Member("row", number, 0),), fields=fields)
+        if not rows:
+            yield Damage(reason="shard_empty", detail="empty lists", lost=0)
 
     def read(self, key: str, members: Sequence[Member]) -> dict[str, Any]:
         del key
         (member,) = members
         if member.name == "row":
             return _columns_as_rows(self.place)[member.offset]
-        return _element(next(_read_at(self.place, members)))
+        return json_object(next(read_at(self.place, members)))
+
+
+def _listed(elements: Iterator[Element | Broken], contents: bool) -> Iterator[Record | Damage]:
+    number, broken = 0, None
+    for element in elements:
+        if isinstance(element, Broken):
+            broken = element
+            break
+        members = (Member("", element.offset, element.size),)
+        parse = functools.partial(json_object, element.content) if contents else dict
+        yield _parsed(str(number), members, parse)
+        number += 1
+    if broken is not None:
+        yield Damage(reason=broken.reason, detail=broken.detail)
+    elif not number:
+        yield Damage(reason="shard_empty", detail="an empty list", lost=0)
 
 
 @functools.lru_cache(maxsize=2)
 def _columns_as_rows(place: Place) -> list[dict[str, Any]]:
     with open_binary(place) as file:
-        return json_elements(file.read())[0]
+        return json_columns(file.read())
 
 
-def _element(text: bytes) -> dict[str, Any]:
-    return as_object(json.loads(text))
+def _is_of_lines(place: Place) -> bool:
+    """Whether the first line is an object by itself and not the last one."""
+    with open_binary(place) as file:
+        lines = lines_in(file)
+        try:
+            json_object(next(lines, (0, 0, b""))[2])
+        except BadSample:
+            return False
+        return next(lines, None) is not None
 
 
 def _parsed(key: str, members: tuple[Member, ...], parse: Callable[[], dict[str, Any]]) -> Record:
@@ -291,81 +210,6 @@ def _parsed(key: str, members: tuple[Member, ...], parse: Callable[[], dict[str,
         return Record(key=key, members=members, fields=parse())
     except BadSample as error:
         return Record(key=key, reason=error.reason, detail=error.detail)
-
-
-class ParquetShard(_InTables):
-    """Parquet, read a row group at a time; pages that carry a checksum are verified. A damaged row group costs its rows
-    and no others.
-    """
-
-    def walk(self, *, contents: bool = True) -> Iterator[Record | Damage]:
-        try:
-            with open_binary(self.place) as file:
-                metadata = pq.read_metadata(file)
-        except (OSError, pa.ArrowException) as error:
-            yield Damage(reason="parquet_corrupt", detail=" ".join(str(error).split()))
-            return
-        first = 0
-        for group in range(metadata.num_row_groups):
-            count = metadata.row_group(group).num_rows
-            try:
-                table = _read_row_group(self.place, group) if contents else None
-            except BadSample as error:
-                detail = f"rows {first} to {first + count - 1}: {error.detail}"
-                yield Damage(reason=error.reason, detail=detail, lost=count)
-            else:
-                for row in range(count):
-                    fields = {} if table is None else _row_of(table, row)
-                    yield Record(key=str(first + row), members=(Member("", group, row),), fields=fields)
-            first += count
-        if not first:
-            yield Damage(reason="shard_empty", detail="no row in it", lost=0)
-
-    def read(self, key: str, members: Sequence[Member]) -> dict[str, Any]:
-        del key
-        ((_, group, row),) = members
-        return _row_of(_kept_groups.get(self.place, group), row)
-
-
-def _row_of(table: pa.Table, row: int) -> dict[str, Any]:
-    return table.slice(row, 1).to_pylist()[0]
-
-
-def _read_row_group(place: Place, group: int) -> pa.Table:
-    """One row group, its checksums verified where the file has some.
-
-    Raises:
-        BadSample: It is damaged.
-    """
-    try:
-        with open_binary(place) as raw, pq.ParquetFile(raw, page_checksum_verification=True) as file:
-            return file.read_row_group(group)
-    except (OSError, pa.ArrowException) as error:
-        raise BadSample("parquet_corrupt", f"row group {group}: {error}") from error
-
-
-class _KeptGroups:
-    """The row groups that were used last, for all threads."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._tables: OrderedDict[tuple[Place, int], pa.Table] = OrderedDict()
-
-    def get(self, place: Place, group: int) -> pa.Table:
-        with self._lock:
-            if (table := self._tables.get((place, group))) is not None:
-                self._tables.move_to_end((place, group))
-                return table
-            table = self._tables[place, group] = _read_row_group(place, group)
-            while len(self._tables) > 1 and (len(self._tables) > KEPT_GROUPS or self._bytes() > KEPT_BYTES):
-                self._tables.popitem(last=False)
-            return table
-
-    def _bytes(self) -> int:
-        return sum(table.nbytes for table in self._tables.values())
-
-
-_kept_groups = _KeptGroups()
 
 
 class FolderShard:

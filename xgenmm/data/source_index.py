@@ -24,7 +24,8 @@ from xgenmm.data.index import (
 from xgenmm.data.lengths import SourceLengths
 from xgenmm.data.prepare import Excerpt, Preparer
 from xgenmm.data.quarantine import DataError, Fault
-from xgenmm.data.shards import Member, Shard, row_id
+from xgenmm.data.records import Member, Shard
+from xgenmm.data.shards import row_id
 
 log = logging.getLogger(__name__)
 

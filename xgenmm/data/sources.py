@@ -2,17 +2,22 @@
 
 import glob
 import itertools
+import logging
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from xgenmm.config import ConfigError
-from xgenmm.data.scan import TABLES, find_data, is_document
+from xgenmm.data.corpus import ARCHIVE, TABLES, look_through
+from xgenmm.data.records import Record
+from xgenmm.data.scan import is_document
 from xgenmm.data.schemas import AUTO, LOOKED_AT, adapter_name, schema_of_rows
-from xgenmm.data.shards import Record, open_shards
+from xgenmm.data.shards import open_shards
 from xgenmm.data.source import SourceConfig
 from xgenmm.data.tar import TarMember, walk_tar
+
+log = logging.getLogger(__name__)
 
 MOST_MEMBERS = 64
 """Members of a tar's first sample."""
@@ -29,7 +34,8 @@ def find_sources(name: str, *, schema: str = AUTO, images: Path | None = None) -
     Raises:
         ConfigError: There is no such path or schema, or nothing to read in it.
     """
-    chosen = None if schema == AUTO else adapter_name(schema)
+    if schema != AUTO:
+        adapter_name(schema)  # before any file is opened
     groups: dict[tuple[Path, str, str], list[Path]] = {}
     for path in _files(name):
         if path.suffix.lower() in (".tar", *TABLES):
@@ -38,7 +44,7 @@ def find_sources(name: str, *, schema: str = AUTO, images: Path | None = None) -
             groups.setdefault((path.parent if path.is_file() else path, "", ""), []).append(path)
     sources: list[SourceConfig] = []
     for (folder, suffix, stem), paths in sorted(groups.items()):
-        adapter = chosen or (adapter_of_file(paths[0]) if suffix else "caption_pairs")
+        adapter = adapter_of_file(paths[0], schema) if suffix else "caption_pairs"
         title = _title(folder, stem, paths) if suffix else folder.name
         taken = {source.name for source in sources}
         sources.append(
@@ -52,8 +58,10 @@ def find_sources(name: str, *, schema: str = AUTO, images: Path | None = None) -
     return sources
 
 
-def adapter_of_file(path: Path) -> str:
-    """How the rows of one shard or table are written down, by its first rows or else by its name."""
+def adapter_of_file(path: Path, schema: str = AUTO) -> str:
+    """How the rows of one shard or table are written down: as somebody says, or by its first rows, or by its name."""
+    if schema != AUTO:
+        return adapter_name(schema, in_tar=path.suffix.lower() == ARCHIVE)
     if path.suffix.lower() == ".tar":
         return "mint" if is_document(_first_sample(path), path) else "caption_pairs"
     return schema_of_rows(first_rows(path), path)
@@ -83,10 +91,16 @@ def _first_sample(path: Path) -> dict[str, bytes]:
 
 
 def _files(name: str) -> list[Path]:
-    if Path(name).exists():
-        return find_data(Path(name)) or _nothing(name)
-    found = sorted(glob.glob(name, recursive=True))
-    return [path for one in found for path in find_data(Path(one))] or _nothing(name)
+    """Shards, tables and pictures."""
+    places = [Path(name)] if Path(name).exists() else [Path(one) for one in sorted(glob.glob(name, recursive=True))]
+    found: list[Path] = []
+    for place in places:
+        corpus = look_through(place)
+        found += corpus.files
+        found += [path for folder in corpus.folders for files in folder.records.values() for path in files.values()]
+        for path, damage in corpus.faulty.items():
+            log.warning("%s is left out: %s", path, damage.detail)
+    return found or _nothing(name)
 
 
 def _nothing(name: str) -> list[Path]:

@@ -136,9 +136,10 @@ def _member(name: str, header: tarfile.TarInfo, start: int, size: int) -> TarMem
 
 def _header(block: bytes) -> tarfile.TarInfo | None:
     try:
-        return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except tarfile.HeaderError:
         return None
+    return header if header.size >= 0 else None  # a negative size would lead backwards, for ever
 
 
 def _has_contents(header: tarfile.TarInfo) -> bool:

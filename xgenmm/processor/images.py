@@ -266,6 +266,8 @@ def _read(picture: Picture) -> bytes:
 
 
 def _open_header(name: str, data: bytes) -> Image.Image:
+    if data[:4] == b"RIFF" and len(data) < 8 + int.from_bytes(data[4:8], "little"):  # WebP's decoder would not say so
+        raise ImageError(name, "truncated", f"the file is cut off at byte {len(data)}")
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:

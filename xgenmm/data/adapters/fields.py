@@ -134,6 +134,7 @@ def fetched_picture(row: Row, url: Any) -> Picture:
     address = typed(url, str, "url")
     if not address.startswith(("http://", "https://")):
         raise BadSample("path_escape", f"{address} is no address of a web server")
+    sound(address, "url")
     return Picture(source=row.root / cache_name(address), name=address)
 
 

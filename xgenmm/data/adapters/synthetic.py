@@ -25,8 +25,10 @@ ARTIFACTS = re.compile(
     re.IGNORECASE,
 )
 """What a rewriting model says about its task, or that it refuses."""
-SHORTEST_LOOP = 24
-"""Words from which on a text can be a loop."""
+KALE_ARTIFACTS = re.compile(r"\b(?:real-world|sentence [12])\b", re.IGNORECASE)
+"""Words of KALE's prompt: its makers deleted the sentences that hold them (arXiv 2411.07461)."""
+LOOP_WORDS, LOOP_TURNS, LONGEST_TURN = 16, 5, 40
+"""A loop is at least so many words that are at least so many turns of at most so many words."""
 
 
 def ocr(
@@ -61,8 +63,9 @@ def ocr(
     if set(found) != wanted or len(entries) != len(wanted):
         raise BadSample("sample_incomplete", f"{len(entries)} captions, and not the 12 that there should be")
     check_boxes(parsed(row.fields.get("metadata"), "metadata"))
-    for text in found.values():
-        check_caption(text)
+    for text in found.values():  # what stands on a picture is nobody's artefact
+        check_loops(text)
+        check_marks(text)
     chosen = sorted(key for key in found if key[0] in levels and raw_caption in (None, key[1]))
     if not chosen:
         raise BadSample("schema_missing_field", f"no caption of levels {levels}")
@@ -85,17 +88,19 @@ def grounding(row: Row, choose: Choose, *, levels: tuple[int, ...] = (0, 1, 2)) 
 
     Source: spec 5.1.
     """
-    entries = _literal(required(row.fields, "captions", object))
+    entries = _literal(required(row.fields, "captions", object), "captions")
     captions = []
     for entry in typed(entries, list, "captions"):
         if not isinstance(entry, list | tuple) or len(entry) < 2 or not isinstance(entry[0], str):
             raise BadSample("schema_wrong_type", f"a caption must be [text, level, with raw caption], not {entry!r}")
-        check_caption(entry[0])
+        check_artifacts(entry[0])
+        check_loops(entry[0])
+        check_marks(entry[0])
         if entry[1] in levels:
             captions.append(entry[0])
     if not captions:
         raise BadSample("schema_missing_field", f"no caption of levels {levels}")
-    check_boxes(parsed(row.fields.get("metadata"), "metadata"))
+    check_boxes(_literal(row.fields.get("metadata"), "metadata"))
     return Document(id=row.id, parts=(row_picture(row), not_blank(captions[choose(len(captions))], "caption").strip()))
 
 
@@ -114,20 +119,39 @@ def kale(row: Row, choose: Choose, *, prefix: str = "") -> Document:
     """
     del choose
     caption = not_blank(required(row.fields, "caption", str), "caption").strip()
-    check_caption(caption)
+    check_artifacts(caption, ARTIFACTS, KALE_ARTIFACTS)
+    check_loops(caption)
+    check_marks(caption)
     return Document(id=row.id, parts=(row_picture(row), prefix + caption))
 
 
-def check_caption(text: str) -> None:
-    """Refuse what a captioning model should not have written.
+def check_artifacts(text: str, *patterns: re.Pattern[str]) -> None:
+    """Refuse a caption in which the model that wrote it speaks of its task, or refuses it.
 
     Raises:
-        BadSample: The text speaks of its task, repeats itself, or has open tags or impossible boxes.
+        BadSample: See above.
     """
-    if found := ARTIFACTS.search(text):
-        raise BadSample("caption_artifact", f"it says {found[0]!r}")
+    for pattern in patterns or (ARTIFACTS,):
+        if found := pattern.search(text):
+            raise BadSample("caption_artifact", f"it says {found[0]!r}")
+
+
+def check_loops(text: str) -> None:
+    """Refuse a text that says the same again and again.
+
+    Raises:
+        BadSample: See above.
+    """
     if repeats(text):
         raise BadSample("caption_repetition", "it says the same again and again")
+
+
+def check_marks(text: str) -> None:
+    """Refuse tags that are left open, and boxes that are none.
+
+    Raises:
+        BadSample: See above.
+    """
     for tag in TAGS:
         check_balance(text, tag)
     for inside in BOX_TAG.findall(text):
@@ -150,16 +174,23 @@ def check_balance(text: str, tag: str) -> None:
 
 
 def repeats(text: str) -> bool:
-    """Whether a text is a loop: most of its three-word sequences have been said before.
+    """Whether a part of a text is a loop: the same words in the same order, again and again.
 
-    >>> repeats("a cat on a mat " * 10), repeats("a cat on a mat")
-    (True, False)
+    Sentences of one form ("the text A is above the text B, the text C is ...") are none: their words differ.
+
+    >>> repeats("a cat on a mat " * 10), repeats("a cat on a mat"), repeats("It is red. " + "very " * 20)
+    (True, False, True)
     """
     words = text.casefold().split()
-    if len(words) < SHORTEST_LOOP:
-        return False
-    triples = list(zip(words, words[1:], words[2:], strict=False))
-    return len(set(triples)) < 0.4 * len(triples)
+    if len(words) - len(set(words)) < LOOP_WORDS // 2:
+        return False  # too few words come twice
+    for turn in range(1, min(LONGEST_TURN, len(words) // LOOP_TURNS) + 1):
+        needed, run = max(LOOP_WORDS, turn * LOOP_TURNS) - turn, 0
+        for before, word in zip(words, words[turn:], strict=False):
+            run = run + 1 if before == word else 0
+            if run >= needed:
+                return True
+    return False
 
 
 def check_boxes(metadata: Any) -> None:
@@ -172,10 +203,9 @@ def check_boxes(metadata: Any) -> None:
         return
     for entity in optional(typed(metadata, dict, "metadata"), "entities", list) or ():
         box = entity.get("bbox") if isinstance(entity, dict) else entity[:4] if isinstance(entity, list) else None
-        if not isinstance(box, list | tuple):
+        if not isinstance(box, list):
             raise BadSample("bbox_invalid", f"{entity!r} has no box")
-        flat = [number for point in box for number in point] if any(isinstance(p, list) for p in box) else list(box)
-        check_box(flat)
+        check_box([number for point in box for number in (point if isinstance(point, list) else [point])])
 
 
 def check_box(box: Sequence[Any]) -> None:
@@ -190,15 +220,15 @@ def check_box(box: Sequence[Any]) -> None:
         raise BadSample("bbox_invalid", f"{list(box)} is no box x1, y1, x2, y2 in shares of the picture")
 
 
-def _literal(value: Any) -> Any:
-    """A list that is written as JSON or as Python (`True`, single quotes)."""
+def _literal(value: Any, name: str) -> Any:
+    """A list or an object that is written as JSON or as Python (`True`, single quotes)."""
     if not isinstance(value, str):
         return value
     try:
-        return parsed(value, "captions")
+        return parsed(value, name)
     except BadSample:
         pass
     try:
         return ast.literal_eval(value)
-    except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
-        raise BadSample("json_invalid", f"captions: neither JSON nor a Python list: {error}") from error
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
+        raise BadSample("json_invalid", f"{name}: neither JSON nor Python: {error}") from error

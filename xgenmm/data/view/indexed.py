@@ -10,7 +10,8 @@ from xgenmm.data.index import OK, QUARANTINE
 from xgenmm.data.plan import Slot
 from xgenmm.data.quarantine import BadSample
 from xgenmm.data.readers import Row
-from xgenmm.data.shards import Member, Shard, row_id
+from xgenmm.data.records import Member, Shard
+from xgenmm.data.shards import row_id
 from xgenmm.data.source import Source
 
 

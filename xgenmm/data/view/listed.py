@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from xgenmm.data.files import Place
 from xgenmm.data.quarantine import BadSample
 from xgenmm.data.readers import Row
-from xgenmm.data.shards import Member, Record, Shard, open_shards, row_id
+from xgenmm.data.records import Member, Record, Shard
+from xgenmm.data.shards import open_shards, row_id
 
 
 @dataclass(frozen=True, slots=True)
