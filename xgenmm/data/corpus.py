@@ -25,12 +25,16 @@ class PictureFolder:
     records: Mapping[str, dict[str, Path]]
     """Name without suffix -> suffix without its dot, in lower case -> file."""
 
-    @property
-    def is_captioned(self) -> bool:
-        """Whether texts belong to these pictures: then one without is half a record, and so is a text alone."""
-        return any(
-            files.keys() & {"txt", "json"} and files.keys() & set(PICTURE_SUFFIXES) for files in self.records.values()
-        )
+    is_captioned: bool
+    """Whether texts belong to these pictures: then one without is half a record, and so is a text alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unopened:
+    """A file that is named like data and cannot be opened as such."""
+
+    place: Path
+    damage: Damage
 
 
 @dataclass(kw_only=True)
@@ -40,15 +44,14 @@ class Corpus:
     files: list[Path] = field(default_factory=list)
     """Shards and tables, in order."""
     folders: list[PictureFolder] = field(default_factory=list)
-    faulty: dict[Path, Damage] = field(default_factory=dict)
-    """Files that are named like data and cannot be opened as such."""
+    unopened: list[Unopened] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
     """Suffixes of files that are not named like data; pictures that a table may name are none of them."""
 
     @property
     def size(self) -> int:
         """Number of data files."""
-        return len(self.files) + len(self.faulty) + sum(len(folder.records) for folder in self.folders)
+        return len(self.files) + len(self.unopened) + sum(len(folder.records) for folder in self.folders)
 
 
 def look_through(path: Path, leave_out: Iterable[Path] = ()) -> Corpus:
@@ -76,7 +79,7 @@ def look_through(path: Path, leave_out: Iterable[Path] = ()) -> Corpus:
         if one.is_file() and one.suffix.lower() not in COMPRESSED:
             found.append(one)
         elif damage := _damage_of(one):
-            corpus.faulty[one] = damage
+            corpus.unopened.append(Unopened(place=one, damage=damage))
     stems = {one.with_suffix("") for one in found if _is_picture(one)}
     for one in found:
         suffix = one.suffix.lower()
@@ -90,7 +93,7 @@ def look_through(path: Path, leave_out: Iterable[Path] = ()) -> Corpus:
 
 def _one_file(path: Path) -> Corpus:
     if damage := _damage_of(path):
-        return Corpus(faulty={path: damage})
+        return Corpus(unopened=[Unopened(place=path, damage=damage)])
     if path.suffix.lower() in (ARCHIVE, *TABLES):
         return Corpus(files=[path])
     beside = {
@@ -99,7 +102,8 @@ def _one_file(path: Path) -> Corpus:
         if one.stem == path.stem and one.is_file() and one.suffix.lower() in (".txt", ".json")
     }
     files = {path.suffix[1:].lower(): path, **beside}
-    return Corpus(folders=[PictureFolder(place=path.parent, records={path.stem: files})])
+    folder = PictureFolder(place=path.parent, records={path.stem: files}, is_captioned=bool(beside))
+    return Corpus(folders=[folder])
 
 
 def _add_pictures(corpus: Corpus, found: Iterable[Path]) -> None:
@@ -113,12 +117,11 @@ def _add_pictures(corpus: Corpus, found: Iterable[Path]) -> None:
             twice = suffix in records[one.stem]  # a.jpg and a.JPG
             records[one.name if twice else one.stem][suffix] = one
     for place, records in beside.items():
-        folder = PictureFolder(place=place, records=dict(records))
-        if not folder.is_captioned:
-            alone = {} if corpus.files else {stem: files for stem, files in records.items() if _has_picture(files)}
-            folder = PictureFolder(place=place, records=alone)
-        if folder.records:
-            corpus.folders.append(folder)
+        captioned = any({"txt", "json"} & set(files) and _has_picture(files) for files in records.values())
+        if not captioned:
+            records = {} if corpus.files else {stem: files for stem, files in records.items() if _has_picture(files)}
+        if records:
+            corpus.folders.append(PictureFolder(place=place, records=records, is_captioned=captioned))
 
 
 def _damage_of(path: Path) -> Damage | None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from xgenmm.data.files import Place
+from xgenmm.data.files import Place, Remote
 from xgenmm.data.quarantine import BadSample
 from xgenmm.processor.images import ImageError
 from xgenmm.types import Document, Picture, Preference, Sample
@@ -80,7 +80,9 @@ def _is_not_fetched(picture: Picture) -> bool:
     source = picture.source
     if not picture.name.startswith(("http://", "https://")) or isinstance(source, bytes):
         return False
-    return not (os.path.exists(source) if isinstance(source, Path) else source.exists())
+    if isinstance(source, Path):
+        return not os.path.exists(source)
+    return isinstance(source, Remote) and not source.exists()
 
 
 def _stay_inside(picture: Picture, roots: Sequence[Place]) -> None:

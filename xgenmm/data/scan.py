@@ -13,7 +13,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -22,7 +22,8 @@ from typing import Any
 from xgenmm.config import ConfigError
 from xgenmm.data.adapters import ADAPTERS
 from xgenmm.data.adapters.choosing import pick
-from xgenmm.data.corpus import ARCHIVE, TABLES, Corpus, PictureFolder, look_through
+from xgenmm.data.corpus import ARCHIVE, TABLES, Corpus, PictureFolder, Unopened, look_through
+from xgenmm.data.files import Place
 from xgenmm.data.pictures import INTERLEAVED, MAX_PIXELS, look_at, pictures_of
 from xgenmm.data.quarantine import BadSample
 from xgenmm.data.readers import PICTURE_SUFFIXES, Row
@@ -36,8 +37,8 @@ from xgenmm.types import Picture
 log = logging.getLogger(__name__)
 
 OK, QUARANTINE = "ok", "quarantine"
-Unit = Path | tuple[Path, Damage] | tuple[PictureFolder, tuple[str, ...]]
-"""What is scanned at a time: a shard or table; a file that is none; some pictures of a folder, by their stems."""
+Unit = Path | Unopened | PictureFolder
+"""What is scanned at a time: a shard or table; a file that is none; some pictures of a folder."""
 _AT_ONCE = 1000
 _UNREADABLE = {".parquet": "parquet_corrupt", ARCHIVE: "archive_corrupt"}
 
@@ -142,27 +143,27 @@ def scan_corpus(corpus: Corpus, schema: str = AUTO, images: Path | None = None) 
 
 def _units(corpus: Corpus) -> list[Unit]:
     """What is scanned by one process: a file, a file that cannot be opened, or a part of a folder of pictures."""
-    units: list[Unit] = [*corpus.files, *corpus.faulty.items()]
+    units: list[Unit] = [*corpus.files, *corpus.unopened]
     for folder in corpus.folders:
         stems = sorted(folder.records)
-        units += [(folder, tuple(stems[first : first + _AT_ONCE])) for first in range(0, len(stems), _AT_ONCE)]
-    return sorted(units, key=_place_of)
+        for first in range(0, len(stems), _AT_ONCE):
+            part = {stem: folder.records[stem] for stem in stems[first : first + _AT_ONCE]}
+            units.append(replace(folder, records=part))
+    return sorted(units, key=_first_path)
 
 
-def _place_of(unit: Unit) -> str:
-    if isinstance(unit, Path):
-        return str(unit)
-    first, second = unit
-    return str(first) if isinstance(first, Path) else str(first.place / second[0])
+def _first_path(unit: Unit) -> str:
+    if isinstance(unit, PictureFolder):
+        return str(unit.place / next(iter(unit.records)))
+    return str(unit if isinstance(unit, Path) else unit.place)
 
 
 def _scan_unit(unit: Unit, schema: str, images: Path | None) -> Iterator[Finding]:
-    if not isinstance(unit, Path):
-        place, rest = unit
-        if isinstance(place, Path):
-            yield _damage(str(place), rest)
-        else:
-            yield from _scan_pictures(place, rest, schema)
+    if isinstance(unit, PictureFolder):
+        yield from _scan_pictures(unit, schema)
+        return
+    if isinstance(unit, Unopened):
+        yield _damage(str(unit.place), unit.damage)
         return
     try:
         (shard,) = open_shards(str(unit), [str(unit)], images)
@@ -173,7 +174,7 @@ def _scan_unit(unit: Unit, schema: str, images: Path | None) -> Iterator[Finding
         yield _damage(str(unit), Damage(reason=reason, detail=f"cannot be read: {error.strerror or error}"))
 
 
-def judge(row: Row, adapter: str, *, roots: Sequence[Path] = ()) -> tuple[str, str]:
+def judge(row: Row, adapter: str, *, roots: Sequence[Place] = ()) -> tuple[str, str]:
     """Reason and detail if a record cannot be used, else an empty reason and a remark.
 
     Args:
@@ -192,7 +193,7 @@ def judge(row: Row, adapter: str, *, roots: Sequence[Path] = ()) -> tuple[str, s
         return "json_invalid", "nested too deeply"
 
 
-def _judge_pictures(pictures: Sequence[Picture], adapter: str, roots: Sequence[Path]) -> tuple[str, str]:
+def _judge_pictures(pictures: Sequence[Picture], adapter: str, roots: Sequence[Place]) -> tuple[str, str]:
     looked = look_at(pictures, adapter, lambda picture: check_image(picture, MAX_PIXELS), roots)
     faults = list(looked.failed.values())
     if adapter in INTERLEAVED:
@@ -247,11 +248,10 @@ def _scan_table(path: Path, shard: Shard, schema: str) -> Iterator[Finding]:
             yield _record(name, item.key, *judge(row, adapter, roots=shard.picture_roots()))
 
 
-def _scan_pictures(folder: PictureFolder, stems: Iterable[str], schema: str) -> Iterator[Finding]:
+def _scan_pictures(folder: PictureFolder, schema: str) -> Iterator[Finding]:
     """Pictures with what lies beside them; a picture that nobody expects a text of has only its pixels to be judged."""
     captions = schema != AUTO and adapter_name(schema, in_tar=True) == "caption_pairs"
-    for stem in stems:
-        files = folder.records[stem]
+    for stem, files in folder.records.items():
         key = stem.partition(".")[0] or stem
         pictures = [files[suffix] for suffix in PICTURE_SUFFIXES if suffix in files]
         if folder.is_captioned or captions:

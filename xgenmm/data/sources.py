@@ -98,8 +98,8 @@ def _files(name: str) -> list[Path]:
         corpus = look_through(place)
         found += corpus.files
         found += [path for folder in corpus.folders for files in folder.records.values() for path in files.values()]
-        for path, damage in corpus.faulty.items():
-            log.warning("%s is left out: %s", path, damage.detail)
+        for one in corpus.unopened:
+            log.warning("%s is left out: %s", one.place, one.damage.detail)
     return found or _nothing(name)
 
 
