@@ -6,7 +6,7 @@ number of processes.
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,15 @@ class Answer:
     prompt: str
     """As the model read it, `<image>` for each picture."""
     text: str
-    """As the model wrote it; empty where there was none."""
+    """As the model wrote it, or the given answer that it finds likeliest; empty where there was none."""
     fault: str = ""
     """Why there was none, as `reason: detail`: such an item is wrong, and counted apart."""
     demonstrations: tuple[int, ...] = ()
     """Places in the train split of what the prompt showed first."""
+    logps: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Log-probability of each given answer: `seen` with the pictures, and under the names of the controls."""
+    tokens: tuple[int, ...] = ()
+    """Of each given answer."""
 
 
 class AnswerStore:

@@ -13,8 +13,9 @@ import numpy as np
 from xgenmm.data.quarantine import BadSample
 from xgenmm.evaluation import fewshot
 from xgenmm.evaluation.answers import Answer, AnswerStore
-from xgenmm.evaluation.benchmarks.benchmark import BAD_ROW, Benchmark, explained
+from xgenmm.evaluation.benchmarks.benchmark import BAD_ROW, Benchmark, Control, explained
 from xgenmm.evaluation.benchmarks.source import Docs
+from xgenmm.evaluation.controls import others, white_paper
 from xgenmm.evaluation.fewshot import FewShotConfig, FewShotPrompt
 from xgenmm.evaluation.scorers.fewshot import FewShotItem
 from xgenmm.inference.generate import continuations
@@ -23,7 +24,7 @@ from xgenmm.inference.reading import Reader
 from xgenmm.inference.sampling import GenerationConfig
 from xgenmm.processor.images import ImageError
 from xgenmm.processor.processor import PromptTooLong, XGenMMProcessor
-from xgenmm.types import Conversation, Example, Turn
+from xgenmm.types import Conversation, Document, Example, Part, Turn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,7 @@ class Query:
 
 
 class ChatQueries:
-    """Every row asked as the user's turn of a conversation."""
+    """Every row asked by itself: as the user's turn of a conversation, or as the beginning of a document."""
 
     def __init__(
         self, benchmark: Benchmark, docs: Docs, pictures: PictureTokens, processor: XGenMMProcessor, reference: str
@@ -51,21 +52,35 @@ class ChatQueries:
         self.settings = GenerationConfig(max_new_tokens=benchmark.max_new_tokens)
         self.reader = Reader(pictures.model, pictures)
         self.behind: Reader | None = None
+        self._others: list[int] = []
+        """Whose pictures each question gets under the control `shuffled`."""
+        self._white = white_paper(processor.config.tile)
 
     def order(self, limit: int | None) -> list[FewShotItem]:
         """Rows in the order in which they are asked, the first `limit` of them."""
         count = len(self.docs) if limit is None else min(limit, len(self.docs))
+        self._others = others(count)
         return [FewShotItem(test=place, demonstrations=()) for place in range(count)]
 
-    def query(self, item: FewShotItem) -> Query:
+    def query(self, item: FewShotItem, control: Control | None = None) -> Query:
         """One question, ready to be read."""
 
         def build() -> tuple[Example, bool]:
-            parts = self.benchmark.parts(self.docs[item.test], self.reference)
-            turn = Turn(role="user", parts=parts)
-            return self.processor.prompt(Conversation(id=str(item.test), turns=(turn,))), False
+            name, parts = str(item.test), self.parts(item, control)
+            if self.benchmark.document:
+                return self.processor.prompt(Document(id=name, parts=parts)), False
+            return self.processor.prompt(Conversation(id=name, turns=(Turn(role="user", parts=parts),))), False
 
         return _safely(self.processor, Query(place=item.test), build)
+
+    def parts(self, item: FewShotItem, control: Control | None) -> tuple[Part, ...]:
+        """What is shown; pictures are not opened yet."""
+        doc, pictures = self.docs[item.test], None
+        if control == "shuffled":
+            pictures = self.benchmark.images(self.docs[self._others[item.test]])
+        elif control == "blank":
+            pictures = [self._white] * len(self.benchmark.images(doc))
+        return self.benchmark.parts(doc, self.reference, pictures)
 
     def finish(self, text: str) -> str:
         """The answer as the profile's scorer gets it."""
@@ -105,7 +120,8 @@ class FewShotQueries:
         )
         if self.config.selection == "rices" and self.config.shots:
             return self._similar(items)
-        if self.config.selection == "fixed" and items and self.config.demonstrations:
+        shares = self.config.selection == "fixed" and self.benchmark.weighing is None
+        if shares and items and self.config.demonstrations:
             self._read_beginning(items[0])
         return items
 

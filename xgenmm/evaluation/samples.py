@@ -3,7 +3,7 @@
 import base64
 import binascii
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,10 @@ class Sample:
     group: str
     """Questions of one group depend on each other."""
     demonstrations: tuple[int, ...] = ()
+    logps: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Log-probabilities of given answers, and of them under controls; see `answers.Answer`."""
+    tokens: tuple[int, ...] = ()
+    """Of each given answer."""
 
 
 def without_pictures(doc: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ EXTRACTIONS = (
         "filtered",
         "pred",
         "pred_tokens",
+        "picked",
     ),
     *("rule_answer", "parsed_set"),
 )
@@ -205,8 +206,9 @@ def beside(benchmark: Benchmark, numbers: Mapping[str, Number]) -> dict[str, Num
 
 def _case(benchmark: Benchmark, sample: Sample) -> dict[str, Any]:
     answer = benchmark.wrong(sample.doc) if sample.fault else sample.answer
+    weighed = {} if benchmark.weighing is None else {"logps": sample.logps, "tokens": sample.tokens}
     verdict = {"judge": sample.verdict} if sample.verdict else {}
-    return {"id": sample.key, "input": {**benchmark.case(sample.doc), **verdict, "prediction": answer}}
+    return {"id": sample.key, "input": {**benchmark.case(sample.doc), **weighed, **verdict, "prediction": answer}}
 
 
 def _judged(benchmark: Benchmark, sample: Sample, result: Mapping[str, Any]) -> Sample:

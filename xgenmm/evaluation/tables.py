@@ -15,7 +15,7 @@ from xgenmm.evaluation.scorers.statistics import Number, grouped
 from xgenmm.evaluation.scoring import flat
 from xgenmm.provenance import branch, commit, package_versions
 
-LOWER_IS_BETTER = frozenset(["attack success"])
+LOWER_IS_BETTER = frozenset(["attack success", "over refusal"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +164,7 @@ def _config(run: TaskRun) -> dict[str, Any]:
         "dataset_path": benchmark.source.repo,
         "dataset_name": benchmark.source.config,
         "test_split": benchmark.source.split,
-        "output_type": "generate_until",
+        "output_type": "generate_until" if benchmark.weighing is None else "loglikelihood",
         "num_fewshot": run.shots or 0,
         "generation_kwargs": dict(run.generation),
         "fewshot_config": run.demonstrations,

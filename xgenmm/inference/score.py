@@ -7,12 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from xgenmm.model.vlm import XGenMMForConditionalGeneration
+from xgenmm.inference.pictures import PictureTokens
+from xgenmm.model.splice import splice
 from xgenmm.processor.packing import pack
 from xgenmm.processor.processor import XGenMMProcessor
-from xgenmm.types import IGNORE_INDEX, Conversation, Document, Example
+from xgenmm.types import IGNORE_INDEX, Example
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +27,7 @@ class Likelihood:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Row:
+class Row:
     """A prompt with all its candidates: the prompt is the trunk, each candidate less its last token is a branch."""
 
     example: Example
@@ -36,51 +38,105 @@ class _Row:
 
     @property
     def length(self) -> int:
+        """Tokens that are read."""
         return len(self.example.input_ids)
 
 
-def score(
-    model: XGenMMForConditionalGeneration,
-    processor: XGenMMProcessor,
-    prompts: Sequence[Document | Conversation],
-    candidates: Sequence[Sequence[str]],
-    *,
-    end: bool = False,
-    batch_size: int = 16,
-) -> list[list[Likelihood]]:
-    """Log-probability of each candidate behind its prompt.
-
-    A prompt and its picture are read once for all candidates, and candidates of one token cost nothing more: they are
-    all judged by what the model expects behind the prompt.
+def row(processor: XGenMMProcessor, prompt: Example, candidates: Sequence[str], *, end: bool = False) -> Row:
+    """What is read to judge candidates. The prompt and its pictures are read once for all of them, and candidates of
+    one token cost nothing more: they are all judged by what the model expects behind the prompt.
 
     Args:
-        model: Its mode and dtype are the caller's choice.
         processor: The model's own.
-        prompts: What is continued; conversations end with the user.
-        candidates: One list for each prompt, each text as the model would write it.
+        prompt: What is continued.
+        candidates: How it may go on, each as the model would write it.
         end: Count the token that ends an answer too: a whole answer, and not how one begins.
-        batch_size: Prompts of one forward pass. Rows of like length go together; the result keeps the order given.
 
     Raises:
-        ValueError: There is not one list of candidates for each prompt, or a candidate has no token.
+        PromptTooLong: It is, with one of the candidates.
+        ValueError: There is no candidate, or one has no token.
     """
-    if len(prompts) != len(candidates):
-        raise ValueError(f"{len(candidates)} lists of candidates for {len(prompts)} prompts: give one list a prompt")
-    rows = [_row(processor, prompt, texts, end=end) for prompt, texts in zip(prompts, candidates, strict=True)]
+    start = len(prompt.input_ids)
+    wholes = [processor.continuation(prompt, text, end=end) for text in candidates]
+    judged = [whole.labels[start - 1 : -1] != IGNORE_INDEX for whole in wholes]
+    # what stands behind the last judged token (a line break behind an answer's end) is asked of nobody
+    lengths = [int(flags.nonzero().max()) + 1 if flags.any() else 0 for flags in judged]
+    tokens = [whole.input_ids[start : start + length] for whole, length in zip(wholes, lengths, strict=True)]
+    if not tokens or not all(len(ids) for ids in tokens):
+        raise ValueError(
+            f"{prompt.id}: every prompt needs candidates, and every candidate a token; given are {list(candidates)}"
+        )
+    branches = [torch.full((len(ids) - 1,), number) for number, ids in enumerate(tokens, start=1)]
+    input_ids = torch.cat([prompt.input_ids, *(ids[:-1] for ids in tokens)])
+    example = Example(
+        id=prompt.id,
+        input_ids=input_ids,
+        labels=torch.full_like(input_ids, IGNORE_INDEX),
+        pixel_values=prompt.pixel_values,
+        image_layouts=prompt.image_layouts,
+        branches=torch.cat([torch.zeros(start, dtype=torch.int64), *branches]),
+    )
+    kept = [flags[:length] for flags, length in zip(judged, lengths, strict=True)]
+    return Row(example=example, candidates=tokens, judged=kept)
+
+
+class Scores:
+    """Judges rows, several at a time, in any thread; the model's mode, dtype and autocast are the caller's choice."""
+
+    def __init__(self, pictures: PictureTokens, pad_id: int) -> None:
+        """Put the parts together.
+
+        Args:
+            pictures: Of the model; with what it knows already.
+            pad_id: The processor's id of padding.
+        """
+        self.pictures, self.pad_id = pictures, pad_id
+        self._looking = threading.Lock()  # pictures serve one reader at a time
+        kind = pictures.model.device.type
+        self._autocast = {"dtype": torch.get_autocast_dtype(kind), "enabled": torch.is_autocast_enabled(kind)}
+
+    def __call__(self, rows: Sequence[Row]) -> list[list[Likelihood]]:
+        """Log-probability of each candidate of each row, in one forward pass."""
+        # both hold for the thread that they were set in
+        with torch.no_grad(), torch.autocast(self.pictures.model.device.type, **self._autocast):
+            return self._judged(rows)
+
+    def _judged(self, rows: Sequence[Row]) -> list[list[Likelihood]]:
+        model = self.pictures.model
+        batch = pack([row.example for row in rows], self.pad_id)
+        ids = batch.input_ids[None].to(model.device)
+        with self._looking:
+            tokens = self.pictures.of([row.example for row in rows])
+        embeds = splice(model.get_input_embeddings()(ids), tokens, ids == model.config.image_token_id)
+        # For every token of every candidate: where it is predicted, and which it is.
+        where, which = [], []
+        start = 0
+        for row in rows:
+            end = start + row.length
+            start = end - sum(len(ids) - 1 for ids in row.candidates)
+            last = start - 1  # of the trunk
+            for ids in row.candidates:
+                where += [last, *range(start, start + len(ids) - 1)]
+                which.append(ids)
+                start += len(ids) - 1
+        distinct, inverse = torch.tensor(where, device=model.device).unique(return_inverse=True)
+        (logits,) = model(
+            inputs_embeds=embeds,
+            position_ids=batch.position_ids[None].to(model.device),
+            documents=batch.documents,
+            branches=batch.branches,
+            logits_to_keep=distinct,
+        ).logits
+        targets = torch.cat(which).to(model.device)
+        logits = logits.float()
+        logps = (logits[inverse, targets] - logits.logsumexp(dim=-1)[inverse]).cpu()
+        return _by_candidate(rows, logps)
+
+
+def by_length(rows: Sequence[Row], size: int) -> list[list[int]]:
+    """Places of rows in groups of like length."""
     order = sorted(range(len(rows)), key=lambda place: rows[place].length)
-    groups = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
-    embedding = threading.Lock()  # a feature cache serves one reader at a time
-
-    def score_group(places: Sequence[int]) -> list[list[Likelihood]]:
-        with torch.no_grad():  # holds for the thread that it was set in
-            return _score(model, processor, [rows[place] for place in places], embedding)
-
-    results: list[list[Likelihood]] = [[] for _ in rows]
-    with one_thread_each(model.device) as workers:
-        for places, group in zip(groups, workers.map(score_group, groups), strict=True):
-            for place, result in zip(places, group, strict=True):
-                results[place] = result
-    return results
+    return [order[first : first + size] for first in range(0, len(order), size)]
 
 
 @contextmanager
@@ -103,62 +159,7 @@ def one_thread_each(device: torch.device) -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(threads)
 
 
-def _row(processor: XGenMMProcessor, prompt: Document | Conversation, texts: Sequence[str], *, end: bool) -> _Row:
-    trunk = processor.prompt(prompt)
-    start = len(trunk.input_ids)
-    wholes = [processor.continuation(trunk, text, end=end) for text in texts]
-    judged = [whole.labels[start - 1 : -1] != IGNORE_INDEX for whole in wholes]
-    # what stands behind the last judged token (a line break behind an answer's end) is asked of nobody
-    lengths = [int(flags.nonzero().max()) + 1 if flags.any() else 0 for flags in judged]
-    tokens = [whole.input_ids[start : start + length] for whole, length in zip(wholes, lengths, strict=True)]
-    if not tokens or not all(len(ids) for ids in tokens):
-        raise ValueError(
-            f"{prompt.id}: every prompt needs candidates, and every candidate a token; given are {list(texts)}"
-        )
-    branches = [torch.full((len(ids) - 1,), number) for number, ids in enumerate(tokens, start=1)]
-    input_ids = torch.cat([trunk.input_ids, *(ids[:-1] for ids in tokens)])
-    example = Example(
-        id=prompt.id,
-        input_ids=input_ids,
-        labels=torch.full_like(input_ids, IGNORE_INDEX),
-        pixel_values=trunk.pixel_values,
-        image_layouts=trunk.image_layouts,
-        branches=torch.cat([torch.zeros(start, dtype=torch.int64), *branches]),
-    )
-    kept = [flags[:length] for flags, length in zip(judged, lengths, strict=True)]
-    return _Row(example=example, candidates=tokens, judged=kept)
-
-
-def _score(
-    model: XGenMMForConditionalGeneration, processor: XGenMMProcessor, rows: Sequence[_Row], embedding: threading.Lock
-) -> list[list[Likelihood]]:
-    batch = pack([row.example for row in rows], processor.pad_token_id)
-    with embedding:
-        embeds = model.embed(
-            batch.input_ids[None].to(model.device), batch.pixel_values.to(model.device), batch.image_layouts
-        )
-    # For every token of every candidate: where it is predicted, and which it is.
-    where, which = [], []
-    start = 0
-    for row in rows:
-        end = start + row.length
-        start = end - sum(len(ids) - 1 for ids in row.candidates)
-        last = start - 1  # of the trunk
-        for ids in row.candidates:
-            where += [last, *range(start, start + len(ids) - 1)]
-            which.append(ids)
-            start += len(ids) - 1
-    distinct, inverse = torch.tensor(where, device=model.device).unique(return_inverse=True)
-    (logits,) = model(
-        inputs_embeds=embeds,
-        position_ids=batch.position_ids[None].to(model.device),
-        documents=batch.documents,
-        branches=batch.branches,
-        logits_to_keep=distinct,
-    ).logits
-    targets = torch.cat(which).to(model.device)
-    logits = logits.float()
-    logps = (logits[inverse, targets] - logits.logsumexp(dim=-1)[inverse]).cpu()
+def _by_candidate(rows: Sequence[Row], logps: Float[Tensor, " N"]) -> list[list[Likelihood]]:
     results, start = [], 0
     for row in rows:
         result = []

@@ -8,7 +8,7 @@ A benchmark has three parts that are tested apart: the prompt (`scorers.prompts`
 import base64
 import binascii
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,6 +46,10 @@ class Source:
     """Another table that holds the pictures, where rows only name theirs; its `columns` are its key and the picture."""
     pictures_key: str = ""
     """The column that names the picture in that table."""
+    file: str = ""
+    """The file in the data set's folder, where that holds tables of several kinds."""
+    made_by: str = ""
+    """The command that makes it, for what is not on the Hub."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +77,26 @@ class FewShot:
     """Pictures of a train row, where they are elsewhere than a test row's."""
     max_new_tokens: int | None = None
     """Where OpenFlamingo has another one than for its kind."""
+
+
+Control = Literal["blank", "shuffled"]
+"""What stands in for a question's pictures: white paper, or those of another question of the set."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weighing:
+    """Of a benchmark that writes nothing: a model is asked how likely it finds given answers."""
+
+    candidates: Callable[[Doc], Sequence[str]]
+    """The given answers, each as the model would write it."""
+    controls: Mapping[Control, Callable[[Doc], Sequence[str]]] = field(default_factory=dict)
+    """Which of them, from the first, are weighed again without the pictures: a model that does not look at them scores
+    the same. `shuffled` is for questions with equally many pictures."""
+    end: bool = False
+    """Whether the end of an answer counts, too: whole answers are compared, and not how one begins."""
+    prior: int = 0
+    """Weigh all given answers of the set behind the first so many questions, and count what a question's own pictures
+    make likelier: so a frequent word is no better than a rare one. For sets that ask the same of every picture."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +138,10 @@ class Benchmark:
     max_new_tokens: int = FREE
     interleaved: bool = False
     """Pictures stand where the text says `<image n>`."""
+    document: bool = False
+    """The prompt is the beginning of a text, which the model continues, and not a turn of a conversation."""
+    weighing: Weighing | None = None
+    """For given answers; by default the model writes its own."""
     few_shot: FewShot | None = None
     expand: Callable[[Doc], Sequence[dict[str, Any]]] | None = None
     """The questions of a row that holds several; none for a row that is not part of the benchmark."""
@@ -128,11 +156,17 @@ class Benchmark:
     notes: str = ""
     """What a reader of its numbers must know; docs/evaluation.md prints it."""
 
-    def parts(self, doc: Doc, reference: str) -> tuple[Part, ...]:
-        """What the user's turn holds under a reference: pictures first, but for interleaved benchmarks."""
+    def parts(self, doc: Doc, reference: str, pictures: Sequence[Picture] | None = None) -> tuple[Part, ...]:
+        """What the user's turn holds under a reference: pictures first, but for interleaved benchmarks.
+
+        Args:
+            doc: The row.
+            reference: Whose wording.
+            pictures: Instead of the row's own.
+        """
         builders = VLMEVALKIT_PROMPTS if reference in (VLMEVALKIT_2024, VLMEVALKIT_2026) else LMMS_PROMPTS
         builder = builders.get(self.prompt) or LMMS_PROMPTS.get(self.prompt) or VLMEVALKIT_PROMPTS[self.prompt]
-        text, pictures = builder(doc), self.images(doc)
+        text, pictures = builder(doc), self.images(doc) if pictures is None else pictures
         if not self.interleaved:
             return (*pictures, text)
         messages = interleaved(text, [str(number) for number in range(len(pictures))])

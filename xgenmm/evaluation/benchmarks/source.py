@@ -150,12 +150,12 @@ def find(source: Source, root: Path, name: str = "", where: str | None = None) -
         files = _of_split(folder, source)
         if files:
             return files
-    downloaded = _download(repo, source)
+    downloaded = [] if source.made_by else _download(repo, source)
     if downloaded:
         return downloaded
     raise BenchmarkDataError(
         f"no data of {source.repo} ({_config(source)}split {source.split}) under {root}: looked into "
-        f"{', '.join(dict.fromkeys(str(folder) for folder in folders))} for {', '.join(SUFFIXES)} files. "
+        f"{', '.join(dict.fromkeys(str(folder) for folder in folders))} for {source.file or ', '.join(SUFFIXES)} files. "
         f"{_advice(source)}"
     )
 
@@ -163,6 +163,8 @@ def find(source: Source, root: Path, name: str = "", where: str | None = None) -
 def _of_split(folder: Path, source: Source) -> list[Path]:
     if folder.is_file():
         return [folder]
+    if source.file:
+        return [path for path in (folder / source.file,) if path.is_file()]
     files = sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES and path.is_file())
     return [path for path in files if _fits(path.relative_to(folder), source)]
 
@@ -187,6 +189,8 @@ def _download(repo: str, source: Source) -> list[Path]:
 
 
 def _advice(source: Source) -> str:
+    if source.made_by:
+        return f"Make it with: {source.made_by}"
     return f"Get it with: hf download {source.repo} --repo-type dataset --local-dir ROOT/{source.repo}"
 
 

@@ -15,6 +15,8 @@ VLMEVALKIT_2026 = "vlmevalkit@e8e78f0"
 OPEN_FLAMINGO = "open_flamingo@655f693"
 PYCOCOEVALCAP = "pycocoevalcap==1.2"
 VLGUARD = "VLGuard@a2f85c9"
+XGENMM = "xgenmm"
+"""Rules of our own, for what no reference scores."""
 
 SCORER_VERSION = "1"
 """Goes up when a scorer gives another number than before; stands in every result."""
@@ -26,7 +28,7 @@ PROFILES: dict[str, tuple[str, ...]] = {
 }
 """The references of each profile. Where several score one benchmark, their results' names differ and are joined."""
 
-SHARED: tuple[str, ...] = (PYCOCOEVALCAP, VLGUARD, OPEN_FLAMINGO, LMMS_EVAL)
+SHARED: tuple[str, ...] = (PYCOCOEVALCAP, VLGUARD, OPEN_FLAMINGO, LMMS_EVAL, XGENMM)
 """Followed, first found, where a profile's own references do not score a benchmark (Mantis under ``paper``, say)."""
 
 Case = Mapping[str, Any]
