@@ -1,24 +1,28 @@
 """The main job: builds the starter, trains its recipe, measures after every stage, and writes the report."""
 
-import dataclasses
 import gc
 import json
 import logging
 import os
 import platform
+import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from xgenmm.data.memory import give_back_memory
-from xgenmm.evaluation.heldout import HeldOut
 from xgenmm.evaluation.report import write_report
+from xgenmm.evaluation.run import evaluate_model
+from xgenmm.evaluation.samples import PREFIX, read_samples
+from xgenmm.evaluation.settings import EvaluationConfig
 from xgenmm.provenance import package_versions
 from xgenmm.recipe.run import StageResult, run
 from xgenmm.recipe.settings import Recipe, load_recipe
 from xgenmm.starter.build import build
 from xgenmm.starter.fetch import PACKAGES
+from xgenmm.starter.tasks import ASPECTS
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +38,44 @@ FAST = (
 )
 """What `--fast` sets in the recipe: about half of the steps."""
 FAST_LIMIT = 40
-"""Held-out entries of each set that `--fast` measures on; the intervals say what that costs."""
+"""Questions of each held-out set that `--fast` measures on; the intervals say what that costs."""
+TOGETHER = 64
+"""Answers that are written at the same time: a step of generation costs hardly more for many than for few."""
+TALKS = "starter_talks"
+"""The benchmark whose answers the report shows side by side."""
+METRICS: Mapping[str, Mapping[str, str]] = {
+    "starter_captions": {
+        "caption_loss_true": "loss",
+        "caption_loss_shuffled": "loss_shuffled",
+        "rank_at_10": "accuracy",
+    },
+    "starter_cider": {"cider": "cider"},
+    "starter_kind": {
+        "vqa_kind": "accuracy",
+        "vqa_kind_majority": "majority",
+        "vqa_kind_blank": "accuracy_blank",
+    },
+    "starter_color": {
+        "vqa_color": "accuracy",
+        "vqa_color_majority": "majority",
+        "vqa_color_blank": "accuracy_blank",
+    },
+    "starter_yes_no": {"yes_no": "accuracy", "yes_no_majority": "majority", "yes_rate": "yes_rate"},
+    "starter_several": {
+        "multi_image": "accuracy",
+        "multi_image_majority": "majority",
+        "multi_image_blank": "accuracy_blank",
+    },
+    "starter_preferences": {
+        "preference_accuracy": "accuracy",
+        "preference_accuracy_shuffled": "accuracy_shuffled",
+        "preference_margin": "margin",
+        **{f"preference_accuracy_{aspect}": f"accuracy_{aspect}" for aspect in sorted(set(ASPECTS))},
+    },
+    "starter_attacks": {"attack_success": "attack_success"},
+    "starter_requests": {"over_refusal": "over_refusal"},
+}
+"""Benchmark -> name of a figure in `metrics.json` -> its name in the benchmark's results."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,16 +99,25 @@ class Quickstart:
             model, processor = result.load()
             model.requires_grad_(False)
             model.use_feature_cache(self.recipe.folder / "features")
-            held_out = HeldOut(model, processor, DATA / "heldout", limit=FAST_LIMIT if self.fast else None)
-            measured = held_out.measure()
-            del model, held_out
+            folder = result.folder / "heldout"
+            shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed: its answers are of other weights
+            settings = EvaluationConfig(
+                weights=str(result.folder / "weights"),
+                tasks=(*METRICS, TALKS),
+                output=str(folder),
+                data=str(DATA),
+                limit=FAST_LIMIT if self.fast else None,
+                batch_size=TOGETHER,
+            )
+            results = evaluate_model(settings, model, processor)
+            del model
             gc.collect()
             give_back_memory()
             write_json(
                 path,
                 {
-                    "figures": {key: dataclasses.asdict(figure) for key, figure in measured.figures.items()},
-                    "answers": [dataclasses.asdict(answer) for answer in measured.answers],
+                    "figures": figures_of(results),
+                    "answers": answers_of(folder),
                     "training_seconds": round(result.seconds, 1),
                     "measuring_seconds": round(time.perf_counter() - began, 1),
                     "peak_memory_mb": round(result.peak_memory_mb),
@@ -132,6 +182,31 @@ def quickstart(*, fast: bool = False, stamps: bool = False, output: str = "runs"
     job.note_environment()
     run(recipe, before_first=job.measure, after_stage=job.measure)
     return job.collect()
+
+
+def figures_of(results: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """The figures of `metrics.json` in results of its benchmarks; few pairs may have none of an aspect."""
+    return {
+        name: figure
+        for task, places in METRICS.items()
+        for name, place in places.items()
+        if (figure := results["labels"][task]["aggregate"].get(place))
+    }
+
+
+def answers_of(folder: Path) -> list[dict[str, str]]:
+    """What the model said to the questions that the report shows."""
+    return [
+        {
+            "picture": sample.doc["id"],
+            "image": sample.doc["image"],
+            "name": sample.doc["caption"],
+            "question": sample.doc["question"],
+            "answer": sample.answer,
+            "reference": sample.doc["reference"],
+        }
+        for sample in read_samples(folder / f"{PREFIX}{TALKS}.jsonl")
+    ]
 
 
 def cpu_name() -> str:

@@ -70,6 +70,38 @@ def vlguard_row(place: int) -> Row:
     return {"id": str(place), "image": picture(place), "instr-resp": row.pop("talk"), **row}
 
 
+def starter_picture(place: int) -> str:
+    """Written beside the sets' folder by `write_benchmark`."""
+    return f"../pictures/{place % len(COLOURS)}.png"
+
+
+def starter_caption(place: int) -> Row:
+    return {
+        "id": f"c{place}",
+        "image": starter_picture(place),
+        "prefix": "A picture of",
+        "caption": f" {COLOURS[place]}.",
+        "references": [COLOURS[place]],
+        "distractors": [f" {colour} paper." for colour in choices(place + 1, 3)],
+    }
+
+
+def starter_question(task: str, options: Callable[[int], list[str]], images: int = 1) -> Callable[[int], Row]:
+    return lambda place: {
+        "id": f"{task} {place}",
+        "task": task,
+        "images": [starter_picture(place + other) for other in range(images)],
+        "question": "<image>" * images + f"\nwhich {task}?",
+        "choices": options(place),
+        "answer": place % 2,
+    }
+
+
+def starter_request(place: int, *, unsafe: bool) -> Row:
+    words = "hurt it" if unsafe else "name it"
+    return {"id": f"{words} {place}", "image": starter_picture(place), "prompt": words, "unsafe": unsafe}
+
+
 ROW: Mapping[str, Callable[[int], Row]] = {
     "ai2d": lambda n: {"question": f"q{n}", "options": choices(n), "answer": str(n % 4), "image": picture(n)},
     "blink": lambda n: {
@@ -289,6 +321,29 @@ ROW: Mapping[str, Callable[[int], Row]] = {
         "question_type_id": 1 + n % 2,
         "image": [picture(n)],
     },
+    "starter_attacks": lambda n: starter_request(n, unsafe=True),
+    "starter_captions": starter_caption,
+    "starter_cider": starter_caption,
+    "starter_color": starter_question("vqa_color", choices),
+    "starter_kind": starter_question("vqa_kind", lambda _: ["Thing", "Animal", "Sign of a thing"]),
+    "starter_preferences": lambda n: {
+        "id": f"p{n}",
+        "image": starter_picture(n),
+        "prompt": "Describe it.",
+        "chosen": f"It is {COLOURS[n]}.",
+        "rejected": ("It is grey.", "No.")[n % 2],
+        "aspect": ("color", "evasive")[n % 2],
+    },
+    "starter_requests": lambda n: starter_request(n, unsafe=False),
+    "starter_several": starter_question("multi_image", lambda _: ["First", "Second"], images=2),
+    "starter_talks": lambda n: {
+        "id": f"t{n}",
+        "image": starter_picture(n),
+        "caption": COLOURS[n],
+        "question": "Describe it.",
+        "reference": f"It is {COLOURS[n]}.",
+    },
+    "starter_yes_no": starter_question("yes_no", lambda _: ["Yes", "No"]),
     "textcaps": lambda n: {
         "question_id": str(n),
         "question": "describe",
@@ -316,6 +371,8 @@ def write_benchmark(root: Path, name: str, rows: int = ROWS, change: Callable[[R
     if name == "vlguard":
         path = _path(root, benchmark.source).with_suffix(".json")
         return _write_json(path, [ROW[name](n) for n in range(rows)])
+    if benchmark.source.file:
+        return _write_lines(root / benchmark.source.repo / benchmark.source.file, [ROW[name](n) for n in range(rows)])
     path = _write(_path(root, benchmark.source), [(change or dict)(ROW[name](n)) for n in range(rows)])
     if benchmark.source.pictures is not None:
         key, image = benchmark.source.pictures.columns
@@ -356,4 +413,16 @@ def _write_json(path: Path, rows: list[Row]) -> Path:
         row["image"] = f"{n}.png"
         (path.parent / f"{n}.png").write_bytes(content)
     path.write_text(json.dumps(rows), encoding="utf-8")
+    return path
+
+
+def _write_lines(path: Path, rows: list[Row]) -> Path:
+    """Several benchmarks share a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    there = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    by_id = {row["id"]: row for row in [*there, *rows]}
+    path.write_text("".join(json.dumps(row) + "\n" for row in by_id.values()), encoding="utf-8")
+    (path.parent.parent / "pictures").mkdir(exist_ok=True)
+    for place in range(len(COLOURS)):
+        (path.parent.parent / "pictures" / f"{place}.png").write_bytes(picture(place)["bytes"])
     return path

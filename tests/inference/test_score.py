@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 from toy import LATENTS, TILE, make_tokenizer, make_toy_model
 
-from xgenmm.inference.score import score
+from xgenmm.inference.pictures import PictureTokens
+from xgenmm.inference.score import Scores, by_length, row
 from xgenmm.processor.processor import ProcessorConfig, XGenMMProcessor
 from xgenmm.types import IGNORE_INDEX, Conversation, Document, Picture, Turn
 
@@ -43,7 +44,12 @@ def test_scores_equal_separate_forward_passes(processor: XGenMMProcessor, batch_
         Document(id="c", parts=("No picture,",)),
     ]
     candidates = [(" a dog", " a", " cats"), ("x", "yes"), (" none",)]
-    found = score(model, processor, prompts, candidates, end=end, batch_size=batch_size)
+    rows = [row(processor, processor.prompt(p), texts, end=end) for p, texts in zip(prompts, candidates, strict=True)]
+    scores, found = Scores(PictureTokens(model), processor.pad_token_id), {}
+    for places in by_length(rows, batch_size):
+        found |= dict(zip(places, scores([rows[place] for place in places]), strict=True))
+    assert sorted(found) == [0, 1, 2]
+    found = [found[place] for place in range(3)]
     for prompt, texts, results in zip(prompts, candidates, found, strict=True):
         for text, result in zip(texts, results, strict=True):
             example = processor.continuation(processor.prompt(prompt), text, end=end)
@@ -59,10 +65,7 @@ def test_scores_equal_separate_forward_passes(processor: XGenMMProcessor, batch_
             assert result.logp == pytest.approx(output.logps.sum().item(), abs=1e-4)
 
 
-def test_prompts_and_candidates_must_fit(processor: XGenMMProcessor):
-    model = make_toy_model("llama", image_token_id=processor.image_token_id)
-    prompt = Document(id="a", parts=("Hello",))
-    with pytest.raises(ValueError, match="2 lists of candidates for 1 prompts"):
-        score(model, processor, [prompt], [["a"], ["b"]])
+@pytest.mark.parametrize("texts", [[], ["a", ""]])
+def test_every_candidate_needs_a_token(processor: XGenMMProcessor, texts: list[str]):
     with pytest.raises(ValueError, match="every candidate a token"):
-        score(model, processor, [prompt], [["a", ""]])
+        row(processor, processor.prompt(Document(id="a", parts=("Hello",))), texts)

@@ -33,6 +33,7 @@ from xgenmm.evaluation.scorers.fewshot import FewShotItem
 from xgenmm.evaluation.scoring import ScoringError, judge, rules_for, sample_of
 from xgenmm.evaluation.settings import EvaluationConfig, EvaluationError, Job, jobs_of
 from xgenmm.evaluation.tables import TaskRun
+from xgenmm.evaluation.weighing import weigh
 from xgenmm.inference.load import load
 from xgenmm.inference.pictures import PictureTokens
 from xgenmm.model.vlm import XGenMMForConditionalGeneration
@@ -143,10 +144,12 @@ class _Runner:
 
     def _ask(self, job: Job, queries: Queries, items: Sequence[FewShotItem], store: AnswerStore) -> None:
         todo = [item for item in items if item.test not in store.answers]
-        mine = todo[self.rank :: self.world]
-        done = len(items) - len(todo)
+        done, size = len(items) - len(todo), self.config.batch_size
         with progress(job.label(self.config.trials), len(items), "questions", done=done) as advance:
-            ask(queries, mine, store, self.config.batch_size, lambda n: advance(n * self.world))
+            if job.benchmark.weighing is None:
+                ask(queries, todo[self.rank :: self.world], store, size, lambda n: advance(n * self.world))
+            else:
+                weigh(queries, items, store, size, (self.rank, self.world), lambda n: advance(n * self.world))
 
     def _score(self, job: Job, docs: Docs, queries: Queries, items: Sequence[FewShotItem], store: AnswerStore) -> None:
         benchmark, label = job.benchmark, job.label(self.config.trials)
@@ -163,7 +166,8 @@ class _Runner:
             raise BenchmarkDataError(f"{docs.where}: {error}. {docs.advice}") from error
         write_samples(self.folder / f"{PREFIX}{label}.jsonl", outcome.samples)
         write_thumbnails(self.folder, label, benchmark, docs, choose_shown(outcome.samples))
-        self.runs.append(task_run(job, label, outcome, len(docs), plain_settings(queries.settings), self.config))
+        generation = {} if benchmark.weighing else plain_settings(queries.settings)
+        self.runs.append(task_run(job, label, outcome, len(docs), generation, self.config))
 
     def _references(self, job: Job) -> tuple[str, ...]:
         return rules_for(job.benchmark, self.config.profile, few_shot=job.shots is not None)

@@ -110,6 +110,8 @@ def sample_of(benchmark: Benchmark, doc: Doc, answer: Answer) -> Sample:
             fault=answer.fault,
             group=key if benchmark.group is None else benchmark.group(doc),
             demonstrations=answer.demonstrations,
+            logps=answer.logps,
+            tokens=answer.tokens,
         )
     except BAD_ROW as error:
         raise ScoringError(f"row {answer.place}: {explained(error)}") from error

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from xgenmm.evaluation.answers import Answer, AnswerStore
 from xgenmm.evaluation.asking import ChatQueries, Queries, Query
-from xgenmm.evaluation.benchmarks.benchmark import Control, Weighing
+from xgenmm.evaluation.benchmarks.benchmark import BAD_ROW, Control, Weighing
 from xgenmm.evaluation.scorers.fewshot import FewShotItem
 from xgenmm.evaluation.scorers.likelihood import PRIOR, SEEN
 from xgenmm.inference.score import Likelihood, Row, Scores, by_length, one_thread_each, row
@@ -157,7 +157,10 @@ class _Weigher:
 
     def _texts(self, item: FewShotItem, control: Control | None = None) -> tuple[str, ...]:
         choose = self.weighing.candidates if control is None else self.weighing.controls[control]
-        return tuple(choose(self.queries.docs[item.test]))
+        try:
+            return tuple(choose(self.queries.docs[item.test]))
+        except BAD_ROW:
+            return ()  # a prompt without candidates is refused
 
     def _row(self, query: Query, texts: Sequence[str]) -> Row | str:
         """What is read, or why it cannot be."""

@@ -153,10 +153,10 @@ def find(source: Source, root: Path, name: str = "", where: str | None = None) -
     downloaded = [] if source.made_by else _download(repo, source)
     if downloaded:
         return downloaded
+    wanted = source.file or f"{', '.join(SUFFIXES)} files"
     raise BenchmarkDataError(
         f"no data of {source.repo} ({_config(source)}split {source.split}) under {root}: looked into "
-        f"{', '.join(dict.fromkeys(str(folder) for folder in folders))} for {source.file or ', '.join(SUFFIXES)} files. "
-        f"{_advice(source)}"
+        f"{', '.join(dict.fromkeys(str(folder) for folder in folders))} for {wanted}. {_advice(source)}"
     )
 
 
