@@ -7,6 +7,7 @@ import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,17 @@ SHOWN = {"unparsed": 20, "wrong": 40, "right": 20, "fault": 20}
 PICTURES = 4
 """Pictures of one question on the page."""
 CATEGORIES = (
-    *("harmful_category", "l2_category", "l2-category", "L2-category", "category", "sub_task", "task", "topic"),
+    *(
+        "harmful_category",
+        "l2_category",
+        "l2-category",
+        "L2-category",
+        "category",
+        "sub_task",
+        "task",
+        "topic",
+        "aspect",
+    ),
     *("question_type", "subcategory", "subset", "answer_type", "type"),
 )
 """Columns that sort questions into kinds, the most telling first."""
@@ -89,6 +100,8 @@ class Answered:
     sample: Sample
     pictures: list[str]
     score: str
+    weighed: list[tuple[str, list[str]]]
+    """Given answers, and their log-probabilities under the names in `Sample.logps`."""
 
 
 def kind_of(sample: Sample) -> str:
@@ -129,7 +142,7 @@ def write_evaluation_report(folder: Path) -> Path:
     runs = results["labels"]
     samples = {label: read_samples(folder / f"{PREFIX}{label}.jsonl") for label in runs}
     answers = [
-        _answered(folder, label, run["task"], sample)
+        _answered(folder, label, run, sample)
         for label, run in runs.items()
         for sample in _of_places(samples[label], choose_shown(samples[label]))
     ]
@@ -246,15 +259,26 @@ def _of_places(samples: Sequence[Sample], places: Sequence[int]) -> list[Sample]
     return [sample for sample in samples if sample.place in wanted]
 
 
-def _answered(folder: Path, label: str, task: str, sample: Sample) -> Answered:
+def _answered(folder: Path, label: str, run: Mapping[str, Any], sample: Sample) -> Answered:
     paths = sorted((folder / THUMBNAILS).glob(f"{label}-{sample.place}-*.jpg"))
     return Answered(
-        task=task,
+        task=run["task"],
         kind=kind_of(sample),
         sample=sample,
         pictures=[f"data:image/jpeg;base64,{base64.b64encode(path.read_bytes()).decode()}" for path in paths],
         score="" if sample.score is None else f"{sample.score:.2f}".rstrip("0").rstrip("."),
+        weighed=_weighed(benchmark_named(run["benchmark"]), sample),
     )
+
+
+def _weighed(benchmark: Benchmark, sample: Sample) -> list[tuple[str, list[str]]]:
+    if benchmark.weighing is None or not sample.logps:
+        return []
+    columns = zip_longest(*sample.logps.values())  # a control may weigh fewer
+    return [
+        (text, [NOTHING if value is None else f"{value:.2f}" for value in row])
+        for text, row in zip(benchmark.weighing.candidates(sample.doc), columns, strict=True)
+    ]
 
 
 def _cell(value: float | None) -> str:

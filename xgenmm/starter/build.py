@@ -8,7 +8,7 @@ several.json               interleaved SFT: questions about two to four pictures
 preferences.jsonl          DPO: preferred and dispreferred descriptions
 safety.json                safety tuning: requests to refuse, and some to answer (VLGuard's form)
 requests.json              safety tuning: requests that only sound like those, to answer (LLaVA's form)
-validation/, heldout/      the sets that `evaluation.heldout` measures on, of pictures that are in none of the above
+validation/, heldout/      the sets of the benchmarks `starter_...`, of pictures that are in none of the above
 weights/                   vision encoder and language model as Hugging Face folders
 README.md                  the data card: sources, licences, counts
 manifest.json              written last: the folder is whole when it is there
@@ -211,7 +211,7 @@ QUESTIONS_ON_SEVERAL, YES_NO, PAIRS, REQUESTS, TALKS = 96, 64, 80, 96, 12
 
 
 def write_held_out_sets(folder: Path, items: Sequence[Item]) -> None:
-    """The files that `evaluation.heldout` reads; picture names lead to the starter's `pictures`."""
+    """The files that `evaluation.benchmarks.starter` reads; picture names lead to the starter's `pictures`."""
     rng = random.Random(f"{SEED} held out")
     write_json_lines(folder / "captions.jsonl", held_out_captions(items, rng))
     write_json_lines(folder / "choices.jsonl", held_out_choices(items, rng))
