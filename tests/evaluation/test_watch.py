@@ -5,11 +5,16 @@ import json
 import pytest
 import torch
 from benchmark_rows import write_benchmark
+from ranks import on_ranks
 from safetensors.torch import load_file
 
 from xgenmm.cli import main
-from xgenmm.config import ConfigError
+from xgenmm.config import RECIPES, ConfigError, decode, override, read_yaml
 from xgenmm.evaluation.watch import WatchConfig
+from xgenmm.recipe.run import run
+from xgenmm.recipe.settings import Recipe
+
+TASKS = ("pope", "starter_captions", "starter_kind")
 
 
 @pytest.mark.slow
@@ -39,3 +44,40 @@ def test_mistakes_are_told_when_the_recipe_is_read():
         WatchConfig(tasks=("pope",), data=".", every=0)
     with pytest.raises(ConfigError, match='did you mean "pope"'):
         WatchConfig(tasks=("popes",), data=".", every=5)
+
+
+def train(_, recipe: Recipe) -> None:
+    run(recipe)
+
+
+def evaluations(recipe: Recipe) -> list[dict]:
+    """What was evaluated on the way, by step."""
+    folder = recipe.folder / "pretrain" / "evaluations"
+    assert set(json.loads((folder / "curve.json").read_text())) == set(TASKS)
+    return [json.loads((folder / f"step-{step}" / "results.json").read_text())["results"] for step in (2, 4)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["fsdp", "ddp"])
+def test_two_processes_evaluate_what_they_train(toy_folder, tmp_path, strategy):
+    """Nobody waits for another for ever, and the numbers are those of one process."""
+    for name in TASKS:
+        write_benchmark(tmp_path / "data", name)
+    settings = json.loads(json.dumps(read_yaml(RECIPES / "debug.yaml")).replace("runs/toy", str(toy_folder)))
+    stage = settings["stages"][0]
+    stage.update(steps=4, evaluate={"tasks": [*TASKS, "gqa"], "data": str(tmp_path / "data"), "every": 2, "limit": 3})
+    stage["batch"].update(size=6, micro=1)
+    settings.update(stages=[stage])
+    found = []
+    for name, processes in (("one", []), ("two", [f"parallel.strategy={strategy}"])):
+        places = [f"output={tmp_path / name}", f"reading.index={tmp_path / name}"]
+        recipe = decode(Recipe, override(settings, [*places, *processes]))
+        on_ranks(2, train, tmp_path, recipe) if processes else run(recipe)
+        found.append(evaluations(recipe))
+    for alone, shared in zip(*found, strict=True):
+        for task in TASKS:
+            numbers, others = (
+                {name: value for name, value in one[task].items() if isinstance(value, float)}
+                for one in (alone, shared)
+            )
+            assert others == pytest.approx(numbers, abs=2e-3), task

@@ -2,9 +2,12 @@
 
 import json
 import logging
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import matplotlib.pyplot as plt
 from torch.utils.tensorboard import SummaryWriter
@@ -63,15 +66,17 @@ class WatchConfig:
 class Watch:
     """Evaluates a model at some steps of its training."""
 
-    def __init__(self, config: WatchConfig, folder: Path, steps: int) -> None:
+    def __init__(self, config: WatchConfig, folder: Path, steps: int, *, writes: bool = True) -> None:
         """Note where the results go.
 
         Args:
             config: What, and how often.
             folder: The stage's; gets `evaluations/`.
             steps: Of the whole stage.
+            writes: Whether this process is the one that keeps them. Processes may share a model out among them, so all
+                of them must ask it the same, in the same order.
         """
-        self.config, self.folder, self.steps = config, folder, steps
+        self.config, self.folder, self.steps, self.writes = config, folder, steps, writes
 
     def is_due(self, step: int) -> bool:
         """Whether the model is evaluated after so many steps."""
@@ -87,15 +92,27 @@ class Watch:
         """
         was_training = model.training
         cache, model.feature_cache = model.feature_cache, None  # its file is of training pictures only
-        output = self.folder / FOLDER / f"step-{step}"
         try:
-            evaluate_model(self.config.evaluation(str(output)), model, processor)
+            with self._output(step) as output:
+                evaluate_model(self.config.evaluation(str(output)), model, processor)
         except EvaluationError as error:
             log.warning("after step %d: %s", step, error)
         finally:
             model.feature_cache = cache
             model.train(was_training)
-        self._draw(step)
+        if self.writes:
+            self._draw(step)
+
+    @contextmanager
+    def _output(self, step: int) -> Iterator[Path]:
+        """An empty folder: no answer is taken from a run that was stopped here, for not all processes would have it."""
+        if self.writes:
+            path = self.folder / FOLDER / f"step-{step}"
+            shutil.rmtree(path, ignore_errors=True)
+            yield path
+        else:
+            with TemporaryDirectory() as scratch:
+                yield Path(scratch)
 
     def _draw(self, step: int) -> None:
         curve = read_curve(self.folder)

@@ -58,7 +58,7 @@ def weigh(
         places = by_length([one.row for one in readable], min(batch_size, TOGETHER))[rank::world]
         groups = [[readable[place] for place in group] for group in places]
         wanted = [group for group in groups if not missing.isdisjoint(one.item.test for one in group)]
-        with one_thread_each(queries.reader.model.device) as workers:
+        with one_thread_each(queries.reader.model) as workers:
             for answers in (faulty, *workers.map(weigher.weigh, wanted)):
                 new = [answer for answer in answers if answer.place in missing]
                 store.add(new)
@@ -125,7 +125,7 @@ class _Weigher:
             some = texts[start : start + PRIOR_TEXTS]
             rows = [found for query in first if isinstance(found := self._row(query, some), Row)]
             groups = [rows[place : place + PRIOR_TOGETHER] for place in range(0, len(rows), PRIOR_TOGETHER)]
-            with one_thread_each(self.queries.reader.model.device) as workers:
+            with one_thread_each(self.queries.reader.model) as workers:
                 found = [one for group in workers.map(self.scores, groups) for one in group]
             self.prior |= {text: _mean([one[place].logp for one in found]) for place, text in enumerate(some)}
 

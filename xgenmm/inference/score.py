@@ -12,6 +12,7 @@ from torch import Tensor
 
 from xgenmm.inference.pictures import PictureTokens
 from xgenmm.model.splice import splice
+from xgenmm.model.vlm import XGenMMForConditionalGeneration
 from xgenmm.processor.packing import pack
 from xgenmm.processor.processor import XGenMMProcessor
 from xgenmm.types import IGNORE_INDEX, Example
@@ -140,13 +141,14 @@ def by_length(rows: Sequence[Row], size: int) -> list[list[int]]:
 
 
 @contextmanager
-def one_thread_each(device: torch.device) -> Iterator[ThreadPoolExecutor]:
+def one_thread_each(model: XGenMMForConditionalGeneration) -> Iterator[ThreadPoolExecutor]:
     """Workers for independent forward passes.
 
     On a CPU as many as it has threads, of one thread each: short rows keep two cores busier as two batches than as one
-    batch on both. On a GPU one, which is the only one that it needs.
+    batch on both. On a GPU one, which is the only one that it needs; and one for a model that is split over processes
+    (torch's `FSDPModule`), which have to ask for its blocks in the same order.
     """
-    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    threads = torch.get_num_threads() if model.device.type == "cpu" and not hasattr(model, "unshard") else 1
     if threads == 1:
         with ThreadPoolExecutor(max_workers=1) as workers:
             yield workers

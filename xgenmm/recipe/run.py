@@ -38,7 +38,7 @@ from xgenmm.training.effort import effort_of
 from xgenmm.training.lock import hold
 from xgenmm.training.metrics import peak_memory_mb
 from xgenmm.training.optim import averaged
-from xgenmm.training.parallel import computing, processes, spread
+from xgenmm.training.parallel import asked_in_parts, computing, processes, spread
 from xgenmm.training.precision import Precision, autocast, lost_in, probe
 from xgenmm.training.ranks import from_first, gather, rank
 from xgenmm.training.reference_cache import ReferenceCache, prepare_reference
@@ -223,12 +223,13 @@ def _watch(
     """What evaluates the model while it trains, if the stage asks for it."""
     if stage.evaluate is None:
         return None
-    watch = Watch(stage.evaluate, folder, steps)
+    watch = Watch(stage.evaluate, folder, steps, writes=rank() == 0)
 
     def after_step(trainer: Trainer) -> None:
         if watch.is_due(trainer.progress.step):
-            with computing(trainer.model, trainer.device, precision), averaged(trainer.optimizer):
-                watch.evaluate(trainer.progress.step, trainer.model, processor)
+            model, device = trainer.model, trainer.device
+            with averaged(trainer.optimizer), asked_in_parts(model), computing(model, device, precision):
+                watch.evaluate(trainer.progress.step, model, processor)
 
     return after_step
 

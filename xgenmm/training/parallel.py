@@ -125,6 +125,22 @@ def computing(model: nn.Module, device: torch.device, precision: Precision) -> t
 
 
 @contextmanager
+def asked_in_parts(model: nn.Module) -> Iterator[None]:
+    """Around calls of a model's parts, such as its table of embeddings, which otherwise are together only while all of
+    it computes. Its blocks still come together one by one, so all processes must ask the same in the same order."""
+    if not isinstance(model, FSDPModule):
+        yield
+        return
+    model.set_reshard_after_forward(False, recurse=False)
+    model.unshard()
+    try:
+        yield
+    finally:
+        model.set_reshard_after_forward(True, recurse=False)
+        model.reshard()
+
+
+@contextmanager
 def adding_up(model: nn.Module, *, last: bool) -> Iterator[None]:
     """Around a forward and backward pass: processes add up their gradients after a step's last pass only."""
     if isinstance(model, FSDPModule):
