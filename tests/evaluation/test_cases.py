@@ -110,3 +110,16 @@ def test_differences_name_the_place():
     assert differences({"a": [1, {"b": 2.0}]}, {"a": [1, {"b": 2.5}]}, 1e-9) == ["a[1].b: 2.0 != 2.5"]
     assert differences({"a": float("nan")}, {"a": "NaN"}, 1e-9) == []
     assert differences({}, {"METEOR": 0.5, "x": {"reference_raises": "e"}}, 1e-9) == []
+
+
+def test_a_case_that_cannot_be_scored_is_a_failure_and_stops_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    lines = [json.loads(line) for line in (CASES / "anls.jsonl").read_text().splitlines()]
+    del lines[0]["input"]["answers"]
+    path = tmp_path / "anls.jsonl"
+    path.write_text("\n".join(json.dumps(line) for line in lines))
+    assert main([str(path), "--profile", "lmms-eval"]) == 1
+    told = capsys.readouterr().out
+    assert "passed 7\tfailed 2" in told  # the case, and the set that has it
+    assert "KeyError: 'answers'" in told

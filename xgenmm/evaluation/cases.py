@@ -55,6 +55,8 @@ RULE_TOLERANCE = 1e-9
 CAPTION_TOLERANCE = 1e-6
 OPTIONAL_FIELDS = frozenset(["meteor", "METEOR", "predictions"])
 """Fields that only a Java program (METEOR) or a model's own words (few-shot predictions) could fill."""
+RAISES = (KeyError, ValueError, TypeError, IndexError, AttributeError, SyntaxError, ArithmeticError, StopIteration)
+"""What a scorer raises of a case that is not what it should be."""
 RAISED = "reference_raises"
 """Marks an outcome where the reference throws; such a case has nothing to compare."""
 
@@ -198,6 +200,8 @@ def _raises(value: Any) -> bool:
 def _equal(ours: Any, expected: Any, tolerance: float) -> bool:
     if expected == "NaN":
         return ours == "NaN" or (isinstance(ours, float) and math.isnan(ours))
+    if expected in ("Infinity", "-Infinity") and isinstance(ours, float):
+        return ours == float(expected)
     if isinstance(ours, int | float) and isinstance(expected, int | float):
         return ours == expected or abs(ours - expected) <= tolerance
     return ours == expected
@@ -213,24 +217,38 @@ def check(records: Sequence[Record], profile: str) -> dict[str, Tally]:
     tallies: dict[str, Tally] = {}
     cases = {record["id"]: record for record in records if record["type"] == "case"}
     sets = [[cases[name] for name in record["case_ids"]] for record in records if record["type"] == "aggregate"]
-    in_a_set = {case["id"] for group in sets for case in group}
-    for group in [*sets, *([case] for name, case in cases.items() if name not in in_a_set)]:
-        _check_cases(group, profile, tallies)
+    checked: set[str] = set()
+    for group in [*sets, *([case] for case in cases.values())]:
+        _check_cases(group, {case["id"] for case in group} - checked, profile, tallies)
+        checked |= {case["id"] for case in group}
     for record, group in zip((r for r in records if r["type"] == "aggregate"), sets, strict=True):
         for reference, outcome in _followed(record, profile, tallies):
-            ours = score_aggregate(record["scorer"], reference, group)
-            _note(tallies[reference], record, ours, outcome)
+            try:
+                ours = score_aggregate(record["scorer"], reference, group)
+            except RAISES as error:
+                tallies[reference].failures.append(f"{record['id']}: {type(error).__name__}: {error}")
+            else:
+                _note(tallies[reference], record, ours, outcome)
     return tallies
 
 
-def _check_cases(group: Sequence[Record], profile: str, tallies: dict[str, Tally]) -> None:
-    """Cases are scored as a set, because a caption's CIDEr depends on its corpus."""
-    wanted = [(case, reference, outcome) for case in group for reference, outcome in _followed(case, profile, tallies)]
+def _check_cases(group: Sequence[Record], names: set[str], profile: str, tallies: dict[str, Tally]) -> None:
+    """Compare the named cases of a set. They are scored as a set, because a caption's CIDEr depends on its corpus."""
+    chosen = [case for case in group if case["id"] in names]
+    wanted = [(case, reference, outcome) for case in chosen for reference, outcome in _followed(case, profile, tallies)]
     for reference, entries in grouped(wanted, lambda entry: entry[1]).items():
-        scored = score_cases(group[0]["scorer"], reference, group)
-        results = {case["id"]: result for case, result in zip(group, scored, strict=True)}
+        together = any(rules.together is not None for rules in _rules_of(group[0]["scorer"], reference))
+        results: dict[str, dict[str, Any]] = {}
+        if together:
+            scored = score_cases(group[0]["scorer"], reference, group)
+            results = {case["id"]: result for case, result in zip(group, scored, strict=True)}
         for case, _, outcome in entries:
-            _note(tallies[reference], case, results[case["id"]], outcome)
+            try:
+                ours = results[case["id"]] if together else score_case(case["scorer"], reference, case)
+            except RAISES as error:
+                tallies[reference].failures.append(f"{case['id']}: {type(error).__name__}: {error}")
+            else:
+                _note(tallies[reference], case, ours, outcome)
 
 
 def _followed(record: Record, profile: str, tallies: dict[str, Tally]) -> list[tuple[str, Any]]:
@@ -258,7 +276,7 @@ def _note(tally: Tally, record: Record, ours: dict[str, Any], expected: Any) -> 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
     """The records of a file of cases, one JSON object a line."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -186,9 +186,16 @@ def option_before_period(answer: str) -> str:
 
 
 def same_ignoring_punctuation(left: str, right: str) -> bool:
-    """Equality in any case and without ASCII punctuation; spaces count. lmms-eval's match for AI2D and GQA."""
+    """Equality in any case and without ASCII punctuation; spaces count. lmms-eval's match for AI2D and GQA.
+
+    The reference lower-cases arrays of fixed width: what a letter gains ("İ" becomes two) is lost at the end.
+    """
     drop = str.maketrans("", "", string.punctuation)
-    return left.lower().translate(drop) == right.lower().translate(drop)
+
+    def plain(text: str) -> str:
+        return text.lower()[: len(text)].translate(drop).rstrip("\0")
+
+    return plain(left) == plain(right)
 
 
 def bracketed_gold(parsed: str, case: Case) -> dict[str, Any]:

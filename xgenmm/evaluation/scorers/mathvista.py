@@ -142,10 +142,11 @@ def _vlmevalkit(case: Case, *, recent: bool) -> dict[str, Any]:
     return {"prefetch": str(read), "needs_llm": False, "correct": correct}
 
 
-def _equal_number(prediction: str, gold: str, kind: str) -> int | float | None:
+def _equal_number(prediction: str, gold: str, kind: str) -> int | float | str | None:
     """The prediction as a number of the kind if the gold answer is the same number."""
     if kind not in ("integer", "float"):
-        return None
+        # Such answers are never read, so what is compared is the text of nothing.
+        return "None" if str(gold) == "None" else None
     read = int if kind == "integer" else float
     try:
         said, right = read(prediction), read(gold)
