@@ -33,14 +33,16 @@ class Formats:
     """What `model.attention` computes packed rows with: document by document, whose results are kept and copied into
     one; blocks that keep nothing but queries, keys and values; or kernels that keep their result, too.
     """
+    lean: bool
+    """Norms of language models and the product of a gated layer are those of `model.lean`, which keep their input."""
 
 
 def formats(precision: Literal["float32", "bfloat16"], *, splits: bool, cpu: bool) -> Formats:
     """Formats of a run: weights that are split arrive in bfloat16, others are rounded by autocast."""
     if precision == "float32":
-        return Formats(stream=4, product=4, frozen=4, copies=False, attention="segments" if cpu else "flash")
+        return Formats(stream=4, product=4, frozen=4, copies=False, attention="segments" if cpu else "flash", lean=cpu)
     kernel: Literal["blocks", "flash"] = "blocks" if cpu else "flash"
-    return Formats(stream=2 if splits else 4, product=2, frozen=2, copies=not splits, attention=kernel)
+    return Formats(stream=2 if splits else 4, product=2, frozen=2, copies=not splits, attention=kernel, lean=cpu)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,9 +170,11 @@ def block_bytes(blocks: Blocks, mode: Mode, rank: int, format: Formats, *, causa
         causal: It is a language model's block: of packed documents, with norms that do not subtract the mean.
     """
     p, width, queries, keys = format.product, blocks.width, blocks.attention_width, blocks.kv_width
+    lean = causal and format.lean
     kept = blocks.norms * (_norm(width, mode, format, centred=blocks.centred))
     if blocks.head_norms:
-        kept += _norm(queries + keys, mode, format, centred=False)
+        figures = 4 * blocks.heads * (1 + keys / queries)
+        kept += p * (queries + keys) + figures if lean else _norm(queries + keys, mode, format, centred=False)
     kept += p * (queries + 2 * keys)
     result, mixes = p * queries, format.attention if causal else "flash"
     if mixes != "blocks":
@@ -178,11 +182,11 @@ def block_bytes(blocks: Blocks, mode: Mode, rank: int, format: Formats, *, causa
         if len(blocks.first) == 1:
             kept += p * (queries + keys)  # values are a view of one matrix' result, all of which stays
     ffn = blocks.ffn
-    kept += p * ffn * (3 if blocks.gated else 1)
+    kept += p * ffn * ((2 if lean else 3) if blocks.gated else 1)
     for number, group in enumerate(_readers(blocks)):
         # Linear layers that read the same keep it once, or each its own rounded copy.
         if mode is not False:
-            shared = not format.copies
+            shared = not format.copies or (lean and mode is True)
             kept += p * group[0].inputs * (1 if shared else len(group))
         # Attention's result goes into a matrix, too: as it is, or where documents are put together, as a copy.
         if number == 1 and mode is not False and mixes == "flash":
@@ -201,10 +205,12 @@ def _readers(blocks: Blocks) -> Sequence[Sequence[Linear]]:
 
 def _norm(width: int, mode: Mode, format: Formats, *, centred: bool) -> Amount:
     """Of one position. A layer norm keeps its input and two figures; the others compute in float32, keep that and one
-    figure, and for their own weights the result.
+    figure, and for their own weights the result. Lean ones keep their input and one figure.
     """
     if centred:
         return format.stream * (width + 2)
+    if format.lean:
+        return format.stream * width + 4
     return 4 * (width + 1) + (format.stream * width if mode is True else 0)
 
 

@@ -25,6 +25,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from xgenmm.model.blocks import block_attention
 from xgenmm.model.gpu_attention import flex_attention_of, varlen_attention
 from xgenmm.model.layout import Layout
+from xgenmm.model.lean import use_lean_layers
 
 PREFIX = "packed_"
 """`packed_sdpa` is `sdpa` where no layout is given."""
@@ -153,6 +154,7 @@ def use_packed_attention(language_model: PreTrainedModel) -> None:
         ALL_ATTENTION_FUNCTIONS.register(name, _attention_over(before))
         ALL_MASK_ATTENTION_FUNCTIONS.register(name, _mask_over(before))
     language_model.config._attn_implementation = name
+    use_lean_layers(language_model)
 
 
 @contextmanager

@@ -1,0 +1,113 @@
+"""Layers in fewer passes give what transformers' own give, gradients included; what is no such layer is left alone."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from xgenmm.model import lean
+from xgenmm.model.lean import use_lean_layers
+
+SIZES = {"hidden_size": 32, "intermediate_size": 56, "num_hidden_layers": 2, "num_attention_heads": 4}
+SPECIAL = {"vocab_size": 288, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "num_key_value_heads": 2}
+IDS = torch.arange(80).reshape(2, 40) * 7 % 288
+
+
+def build(family, **settings):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = AutoConfig.for_model(family, **{**SIZES, **SPECIAL, **settings})
+        model = AutoModelForCausalLM.from_config(config).eval()
+        for parameter in model.parameters():
+            nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def replaced(model):
+    return [type(module).__name__ for module in model.modules() if "forward" in vars(module)]
+
+
+def results(model, ids=IDS):
+    model.zero_grad()
+    output = model(input_ids=ids).logits
+    (output.float() * torch.linspace(-1, 1, output.shape[-1])).sum().backward()
+    return output.detach(), {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+
+# Of each block two norms and the feed-forward layer, Qwen 3's two norms of heads as well, and the last norm.
+FAMILIES = {"llama": 7, "phi3": 7, "qwen2": 7, "qwen3": 11, "mistral": 7, "gemma2": 0, "gpt2": 0}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("portion", [65_536, 100])  # all rows at once; three rows of 32 numbers
+def test_they_compute_what_the_family_computes(family, portion, monkeypatch):
+    monkeypatch.setattr(lean, "NUMBERS_AT_ONCE", portion)
+    model = build(family, **({"head_dim": 8} if family in ("qwen3", "gemma2") else {}))
+    (output, gradients), before = results(model), torch.random.get_rng_state()
+    use_lean_layers(model)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert len(replaced(model)) == FAMILIES[family]
+    found, found_gradients = results(model)
+    assert (found - output).norm() <= 1e-6 * output.norm()
+    for name, gradient in gradients.items():
+        assert (found_gradients[name] - gradient).norm() <= 2e-6 * gradient.norm() + 1e-6, name
+
+
+@pytest.mark.parametrize("family", ["llama", "phi3", "qwen3"])
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
+def test_in_bfloat16_they_are_rounded_and_nothing_worse(family, weights):
+    model = build(family, **({"head_dim": 8} if family == "qwen3" else {}))
+    exact, exact_gradients = results(model)
+    model.to(weights)
+    errors = []
+    for _ in range(2):
+        with torch.autocast("cpu", torch.bfloat16, enabled=weights == torch.float32):
+            found, gradients = results(model)
+        pairs = [(found, exact), *((gradients[name], exact_gradients[name]) for name in gradients)]
+        errors.append(torch.tensor([((one.float() - other).norm() / other.norm()).item() for one, other in pairs]))
+        use_lean_layers(model)
+    assert (errors[1] < 1.2 * errors[0] + 0.005).all()
+
+
+def test_a_copy_has_weights_of_its_own():
+    model = build("phi3")
+    use_lean_layers(model)
+    other, (before, _) = copy.deepcopy(model), results(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2)
+    assert torch.equal(results(other)[0], before)
+
+
+def test_a_layer_that_looks_the_same_and_is_not_stays():
+    class Centred(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.variance_epsilon = nn.Parameter(torch.ones(4)), 1e-6
+
+        def forward(self, inputs):
+            centred = inputs - inputs.mean(-1, keepdim=True)
+            return self.weight * centred * torch.rsqrt(centred.square().mean(-1, keepdim=True) + self.variance_epsilon)
+
+    module = nn.Sequential(Centred())
+    use_lean_layers(module)
+    assert not replaced(module)
+
+
+def test_less_is_kept():
+    model, kept = build("phi3"), []
+    for _ in range(2):
+        sizes = {}
+
+        def note(tensor, sizes=sizes):
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            model(input_ids=IDS)
+        kept.append(sum(sizes.values()))
+        use_lean_layers(model)
+    # of each block and place: two normed inputs of 32 numbers beside their rounded copies, 56 values of the gate
+    assert kept[1] < kept[0] - 4 * 2 * 80 * 56

@@ -1,0 +1,184 @@
+"""Norms and gated feed-forward layers of transformers' language models, on a CPU: fewer passes over memory, less kept.
+
+transformers writes them as chains of small operations, each of which reads and writes everything, and some of which
+keep what they read for the backward pass. Here each is one operation that works through a few rows at a time and keeps
+its input. Layers are not known by name: one is replaced if it gives the same numbers when tried, so a family that does
+it another way stays as it is.
+"""
+
+import copy
+import inspect
+from types import MethodType
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.activations import SiLUActivation
+
+NUMBERS_AT_ONCE = 65_536
+"""What one portion of rows holds: 256 kB in float32, so that the next operation finds it in the cache."""
+GATED = (("gate_up_proj", "down_proj", "activation_fn"), ("gate_proj", "up_proj", "down_proj", "act_fn"))
+"""What families call the parts of a gated feed-forward layer, its activation last."""
+TRIED = 8
+"""Width of the layers that are tried."""
+
+
+def use_lean_layers(language_model: nn.Module) -> None:
+    """Replace the forward passes of all layers that compute what is computed here. Their weights stay where they are.
+
+    Compiled or on another device they do what they did before: there, operations are fused anyway.
+    """
+    for module in language_model.modules():
+        if "forward" in vars(module):
+            continue
+        names = set(vars(module)["_modules"])
+        if not names and set(vars(module)["_parameters"]) == {"weight"} and "variance_epsilon" in vars(module):
+            _replace(module, _norm, {"weight": nn.Parameter(_random(TRIED))}, {})
+        elif any(names == {*parts, activation} for *parts, activation in GATED):
+            activation = vars(module)["_modules"].get("act_fn") or vars(module)["_modules"]["activation_fn"]
+            if isinstance(activation, nn.SiLU | SiLUActivation):
+                _replace(module, _gated, {}, {name: _tried_part(name, module) for name in names})
+
+
+def _replace(module: nn.Module, forward: Any, weights: dict[str, nn.Parameter], parts: dict[str, nn.Module]) -> None:
+    """Give a module another forward pass, if a copy of it with the given small weights gives the same by both."""
+    if len(inspect.signature(type(module).forward).parameters) != 2:
+        return
+    tried = copy.copy(module)
+    vars(tried).update(_parameters=weights, _modules=parts)
+    inputs = _random(3, TRIED)
+    with torch.no_grad(), torch.autocast("cpu", enabled=False):
+        same = torch.allclose(type(module).forward(tried, inputs), forward(tried, inputs), rtol=1e-5, atol=1e-6)
+    if same:
+        module.forward = MethodType(forward, module)
+
+
+def _random(*size: int) -> Tensor:
+    return torch.randn(size, generator=torch.Generator().manual_seed(len(size)), device="cpu")
+
+
+def _tried_part(name: str, module: nn.Module) -> nn.Module:
+    if name in ("activation_fn", "act_fn"):
+        return module.get_submodule(name)
+    outputs, inputs = {"gate_up_proj": (6, TRIED), "down_proj": (TRIED, 3)}.get(name, (3, TRIED))
+    part = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=False)
+    part.weight = nn.Parameter(_random(outputs, inputs))
+    return part
+
+
+def _plain(inputs: Tensor) -> bool:
+    """Whether the family's own forward pass is the right one here."""
+    return inputs.device.type != "cpu" or torch.compiler.is_compiling()
+
+
+def _norm(module: Any, hidden_states: Tensor) -> Tensor:
+    if _plain(hidden_states):
+        return type(module).forward(module, hidden_states)
+    return _RmsNorm.apply(hidden_states, module.weight, module.variance_epsilon)
+
+
+def _gated(module: Any, hidden_states: Tensor) -> Tensor:
+    if _plain(hidden_states):
+        return type(module).forward(module, hidden_states)
+    if hasattr(module, "gate_up_proj"):
+        return module.down_proj(_Gated.apply(module.gate_up_proj(hidden_states)))
+    return module.down_proj(_GatedPair.apply(module.gate_proj(hidden_states), module.up_proj(hidden_states)))
+
+
+def _portions(rows: Tensor) -> list[slice]:
+    """Rows of a matrix, a few at a time."""
+    size = max(NUMBERS_AT_ONCE // max(rows.shape[-1], 1), 1)
+    return [slice(start, start + size) for start in range(0, len(rows), size)]
+
+
+class _RmsNorm(torch.autograd.Function):
+    """In float32. Under autocast the result is in its format: that is what the products behind it round it to."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Float[Tensor, "*rows D"], weight: Float[Tensor, " D"], eps: float) -> Tensor:
+        rows = inputs.flatten(0, -2)
+        dtype = torch.promote_types(inputs.dtype, weight.dtype)
+        if torch.is_autocast_enabled("cpu"):
+            dtype = torch.get_autocast_dtype("cpu")
+        result = torch.empty(rows.shape, dtype=dtype)
+        scales = torch.empty(len(rows), 1)
+        for some in _portions(rows):
+            values = rows[some].float()
+            scale = torch.rsqrt(values.square().mean(-1, keepdim=True) + eps)
+            result[some] = (values * scale).to(inputs.dtype) * weight
+            scales[some] = scale
+        ctx.save_for_backward(rows, weight, scales)
+        return result.view(inputs.shape)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        rows, weight, scales = ctx.saved_tensors
+        gradient = gradients[0].flatten(0, -2)
+        needs_inputs, needs_weight, _ = ctx.needs_input_grad
+        of_inputs = torch.empty_like(rows) if needs_inputs else None
+        of_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_weight else None
+        for some in _portions(rows):
+            scale, arriving = scales[some], gradient[some].float()
+            normed = rows[some].float() * scale
+            if of_weight is not None:
+                of_weight += (arriving * normed).sum(0)
+            if of_inputs is not None:
+                arriving = arriving * weight
+                along = (arriving * normed).mean(-1, keepdim=True)
+                of_inputs[some] = (arriving - normed * along) * scale
+        return (
+            None if of_inputs is None else of_inputs.view(gradients[0].shape),
+            None if of_weight is None else of_weight.to(weight.dtype),
+            None,
+        )
+
+
+class _Gated(torch.autograd.Function):
+    """SiLU of the first half of every row, times the second half."""
+
+    @staticmethod
+    def forward(ctx: Any, both: Float[Tensor, "*rows F2"]) -> Tensor:
+        ctx.save_for_backward(both)
+        gate, up = both.flatten(0, -2).chunk(2, dim=-1)
+        return _product(gate, up).view(*both.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+        (both,) = ctx.saved_tensors
+        found = torch.empty_like(both)
+        halves = (tensor.flatten(0, -2).chunk(2, dim=-1) for tensor in (both, found))
+        _product_gradients(gradients[0].flatten(0, -2), *next(halves), *next(halves))
+        return (found,)
+
+
+class _GatedPair(torch.autograd.Function):
+    """The same where the halves are apart."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Float[Tensor, "*rows F"], up: Float[Tensor, "*rows F"]) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return _product(gate.flatten(0, -2), up.flatten(0, -2)).view(gate.shape)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+        gate, up = ctx.saved_tensors
+        found = torch.empty_like(gate), torch.empty_like(up)
+        _product_gradients(*(tensor.flatten(0, -2) for tensor in (gradients[0], gate, up, *found)))
+        return found
+
+
+def _product(gate: Float[Tensor, "L F"], up: Float[Tensor, "L F"]) -> Float[Tensor, "L F"]:
+    result = torch.empty(gate.shape, dtype=gate.dtype)
+    for some in _portions(result):
+        torch.mul(F.silu(gate[some]), up[some], out=result[some])
+    return result
+
+
+def _product_gradients(gradient: Tensor, gate: Tensor, up: Tensor, of_gate: Tensor, of_up: Tensor) -> None:
+    """Written to the last two."""
+    for some in _portions(gradient):
+        arriving = gradient[some]
+        torch.mul(arriving, F.silu(gate[some]), out=of_up[some])
+        of_gate[some] = torch.ops.aten.silu_backward(arriving * up[some], gate[some])
