@@ -7,7 +7,7 @@ import dataclasses
 import sys
 
 import torch
-from measure import cpu_seconds, pairwise  # first: it sets the number of threads
+from measure import best_cpu_seconds, pairwise  # first: it sets the number of threads
 from workloads import any_resolution, check_equal, interleaved, our_step, padded_step, page, trainable
 
 from xgenmm.costs.architectures import model_shape
@@ -93,7 +93,7 @@ def useful_flops(model: XGenMMForConditionalGeneration, examples: list[Example])
 def matmul_peak() -> float:
     """FLOP/s of a bfloat16 matrix product of comfortable size, on one thread."""
     inputs, weight = torch.randn(2048, 1024).bfloat16(), torch.randn(1024, 1024).bfloat16()
-    best = min(cpu_seconds(lambda: torch.nn.functional.linear(inputs, weight)) for _ in range(20))
+    best = best_cpu_seconds(lambda: torch.nn.functional.linear(inputs, weight), runs=60)
     return 2 * 2048 * 1024 * 1024 / best
 
 

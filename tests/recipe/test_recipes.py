@@ -303,13 +303,14 @@ def test_precision_is_settled_once_for_a_run(toy_folder, tmp_path, monkeypatch):
     from xgenmm.training.precision import Probe
 
     recipe = debug(toy_folder, tmp_path, "precision=auto")
-    monkeypatch.setattr("xgenmm.recipe.run.probe", lambda _: Probe(speed_up=9.0, error=0.001))
+    found = {"error": 0.001, "float32_speed_up": 2.0, "float32_error": 1e-6}
+    monkeypatch.setattr("xgenmm.recipe.run.probe", lambda _: Probe(speed_up=9.0, **found))
     cpu = torch.device("cpu")
-    assert _settle_precision(debug(toy_folder, tmp_path, "precision=float32"), cpu) == "float32"
+    assert _settle_precision(debug(toy_folder, tmp_path, "precision=float32"), cpu) == ("float32", "highest")
     recipe.folder.mkdir(parents=True)
-    assert _settle_precision(recipe, cpu) == "bfloat16"
-    monkeypatch.setattr("xgenmm.recipe.run.probe", lambda _: Probe(speed_up=0.1, error=0.001))
-    assert _settle_precision(recipe, cpu) == "bfloat16"
+    assert _settle_precision(recipe, cpu) == ("bfloat16", "medium")
+    monkeypatch.setattr("xgenmm.recipe.run.probe", lambda _: Probe(speed_up=0.1, **found))
+    assert _settle_precision(recipe, cpu) == ("bfloat16", "medium")
 
 
 # ---- mistakes --------------------------------------------------------------------------------------------------------

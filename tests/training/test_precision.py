@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from xgenmm.model.lora import merged_state
-from xgenmm.training.precision import Probe, autocast, lost_in, probe
+from xgenmm.training.precision import Probe, autocast, lost_in, multiplying, probe
 
 
 @pytest.mark.parametrize(
@@ -16,11 +16,29 @@ def test_bfloat16_must_be_faster_and_accurate(speed_up, error, choice):
     assert Probe(speed_up=speed_up, error=error).choice == choice
 
 
+@pytest.mark.parametrize(
+    ("speed_up", "error", "way"), [(2.0, 1e-6, "medium"), (2.0, 1e-3, "highest"), (1.1, 1e-6, "highest")]
+)
+def test_float32_must_stay_float32(speed_up, error, way):
+    found = Probe(speed_up=1.0, error=0.0, float32_speed_up=speed_up, float32_error=error)
+    assert found.float32 == way
+
+
+def test_float32_is_multiplied_in_a_way_and_then_as_before():
+    before = torch.get_float32_matmul_precision()
+    with multiplying("medium"):
+        assert torch.get_float32_matmul_precision() == "medium"
+    assert torch.get_float32_matmul_precision() == before == "highest"
+
+
 def test_probe_measures_the_error_of_rounding():
     result = probe(torch.device("cpu"), seconds=0.02)
     # the result is rounded to 8 bits of significand: relative errors are spread over 0 to 2^-8, some 0.0017 in the mean
     assert 0.001 < result.error < 0.0025
     assert result.speed_up > 0
+    # sums of 576 products of numbers with 24 bits; or with bfloat16's 8, where a processor takes the name at its word
+    assert 1e-8 < result.float32_error < 1e-5 or 1e-3 < result.float32_error < 1e-2
+    assert result.float32_speed_up > 0
 
 
 def test_autocast_only_when_chosen():
