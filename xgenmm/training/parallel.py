@@ -9,6 +9,7 @@ import functools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import MethodType
 from typing import Any
 
 import torch
@@ -108,15 +109,15 @@ def compute_again(block: nn.Module, kind: Recompute) -> None:
     options: dict[str, Any] = {"use_reentrant": False}
     if kind == "selective":
         options["context_fn"] = functools.partial(create_selective_checkpoint_contexts, _policy)
-    forward = block.forward
+    forward = block.forward.__func__  # of the class, so that a copy of the block computes with the copy's weights
 
     @functools.wraps(forward)
-    def again(*args: Any, **kwargs: Any) -> Any:
+    def again(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
-            return forward(*args, **kwargs)
-        return checkpoint(forward, *args, **options, **kwargs)
+            return forward(self, *args, **kwargs)
+        return checkpoint(functools.partial(forward, self), *args, **options, **kwargs)
 
-    block.forward = again
+    block.forward = MethodType(again, block)
 
 
 def computing(model: nn.Module, device: torch.device, precision: Precision) -> torch.autocast:
