@@ -51,10 +51,12 @@ class Summary:
     @property
     def good(self) -> bool:
         """Whether everything held."""
-        return not self.unsound and not self.different and max(self.lost) <= EVERY
+        return not self.unsound and not self.different and max(self.lost, default=0) <= EVERY
 
     def text(self) -> str:
         """For people."""
+        if not self.lost:
+            return "no kills"
         lines = [
             f"{self.kills} kills: {self.while_saving} while saving, {self.while_starting} before the first step",
             f"newest checkpoints that were not sound: {len(self.unsound)} {self.unsound[:3] or ''}",
@@ -64,16 +66,17 @@ class Summary:
         return "\n".join(lines)
 
 
-def campaign(kills: int, folder: Path, toy: Path, seed: int = 0) -> Summary:
+def campaign(summary: Summary, kills: int, folder: Path, toy: Path, seed: int = 0) -> None:
     """Kill so many times.
 
     Args:
+        summary: Gets what is found, kill by kill.
         kills: How often.
         folder: Gets the runs.
         toy: Weights and data as `write_toy` makes them.
         seed: Of the moments.
     """
-    draw, summary = random.Random(seed), Summary()
+    draw = random.Random(seed)
     end(start(folder, toy, "straight"))
     name = "run-0"
     while summary.kills < kills:
@@ -90,7 +93,6 @@ def campaign(kills: int, folder: Path, toy: Path, seed: int = 0) -> Summary:
     print(file=sys.stderr)
     end(start(folder, toy, name))
     compare(folder, name, summary)
-    return summary
 
 
 def train(folder: Path, toy: Path, name: str) -> None:
@@ -204,11 +206,20 @@ def main() -> int:
     options = parser.parse_args()
     from xgenmm.starter.toy import write_toy
 
-    with tempfile.TemporaryDirectory() as folder:
-        write_toy(Path(folder) / "toy")
-        summary = campaign(options.kills, Path(folder) / "runs", Path(folder) / "toy", options.seed)
-    print(summary.text())
-    return 0 if summary.good else 1
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    summary, whole = Summary(), False
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        try:
+            write_toy(Path(folder) / "toy")
+            campaign(summary, options.kills, Path(folder) / "runs", Path(folder) / "toy", options.seed)
+            whole = True
+        except KeyboardInterrupt:
+            print("\ninterrupted", file=sys.stderr)
+        finally:
+            for process in multiprocessing.active_children():
+                process.kill()
+            print(summary.text())
+    return 0 if whole and summary.good else 1
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """A short campaign of `benchmarks/kill.py`: real processes, real kill -9, half of them while saving."""
 
 import pytest
-from kill import campaign
+from kill import Summary, campaign
 
 
 @pytest.mark.slow
 def test_whenever_it_is_killed_nothing_is_lost_but_an_interval(tmp_path, toy_folder):
-    summary = campaign(8, tmp_path, toy_folder, seed=2)
+    summary = Summary()
+    campaign(summary, 8, tmp_path, toy_folder, seed=2)
     assert summary.good, summary.text()
     assert summary.kills == len(summary.lost) == 8
     assert summary.while_saving >= 1
