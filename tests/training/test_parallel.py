@@ -59,10 +59,10 @@ def assert_same(found, expected):
     (loss, some), (expected_loss, others) = found, expected
     assert loss == pytest.approx(expected_loss, rel=1e-6)
     assert some.keys() == others.keys()
-    # What is 0 but for rounding (the gradient of a key's bias) is compared with the whole gradient.
+    # What is little but rounding (the gradient of a key's bias) is compared with the whole gradient.
     length = torch.linalg.vector_norm(torch.stack([other.norm() for other in others.values()]))
     for name, other in others.items():
-        assert (some[name] - other).norm() <= 1e-6 * max(other.norm(), 0.01 * length), name
+        assert (some[name] - other).norm() <= 1e-6 * max(other.norm(), 0.02 * length), name
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +89,20 @@ def test_what_is_computed_again_is_the_same(alone, kind):
     found = (step(model, micro=8), gradients(model))
     assert found[0] == alone["all"][0]
     assert all(torch.equal(found[1][name], gradient) for name, gradient in alone["all"][1].items())
+
+
+def test_a_reference_keeps_its_weights_where_blocks_are_computed_again():
+    model = make("all")
+    spread(model, ParallelConfig(recompute=dict.fromkeys(MODES["all"], "full")), "float32", torch.device("cpu"))
+    batch, reference = pack(make_examples(PICTURES), 0), model.frozen_reference()
+    inputs = {**batch.inputs(), "targets": batch.labels[None]}
+    before = reference(**inputs).loss
+    with torch.no_grad():
+        for block in blocks_of(model.language_model):
+            for parameter in block.parameters():
+                parameter.mul_(2)
+    assert torch.equal(reference(**inputs).loss, before)
+    assert not torch.equal(model(**inputs).loss, before)
 
 
 def test_blocks_are_those_that_repeat():
@@ -154,6 +168,57 @@ def test_processes_add_up(alone, tmp_path, mode, world, strategy, again, micro, 
     assert_same((loss, found), alone[mode])
     lengths = torch.stack([gradient.norm() for gradient in alone[mode][1].values()])
     assert norm == pytest.approx(torch.linalg.vector_norm(lengths).item(), rel=1e-6)
+
+
+@pytest.mark.slow
+def test_states_in_the_cpus_memory_teach_the_same(alone, tmp_path):
+    on_ranks(2, share, tmp_path, "paper", ParallelConfig(strategy="fsdp", offload=True), 2, 2)
+    assert_same(torch.load(tmp_path / "found.pt")[:2], alone["paper"])
+
+
+def share_compiled(folder, config):
+    """As `share`, but blocks are only traced and not translated into machine code, which would take minutes."""
+    compile_block = torch.nn.Module.compile
+    torch.nn.Module.compile = lambda module: compile_block(module, backend="aot_eager")
+    share(folder, "paper", config, 2, 2)
+    counted = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    if dist.get_rank() == 0:
+        (folder / "graphs").write_text(str(counted))
+
+
+@pytest.mark.slow
+def test_compiled_blocks_teach_the_same(alone, tmp_path):
+    on_ranks(2, share_compiled, tmp_path, ParallelConfig(strategy="fsdp", compile=True))
+    assert_same(torch.load(tmp_path / "found.pt")[:2], alone["paper"])
+    assert int((tmp_path / "graphs").read_text()) >= 2  # a block of the resampler and one of the language model
+
+
+def share_rounded(folder):
+    rank, world = dist.get_rank(), dist.get_world_size()
+    model = make("paper")
+    model.to_compute_dtype(torch.bfloat16)
+    spread(model, ParallelConfig(strategy="fsdp"), "bfloat16", torch.device("cpu"))
+    loss = torch.tensor(step(model, 2, rank, world), dtype=torch.float64)
+    dist.all_reduce(loss)
+    kinds = {parameter.dtype for parameter in model.parameters() if parameter.requires_grad}
+    kinds |= {parameter.grad.dtype for parameter in model.parameters() if parameter.requires_grad}
+    found = gradients(model)
+    if rank == 0:
+        torch.save((loss.item(), found, kinds), folder / "found.pt")
+
+
+@pytest.mark.slow
+def test_bfloat16_rounds_what_is_computed_and_not_what_learns(alone, tmp_path):
+    on_ranks(2, share_rounded, tmp_path)
+    loss, found, kinds = torch.load(tmp_path / "found.pt")
+    assert kinds == {torch.float32}
+    expected_loss, expected = alone["paper"]
+    # 8 bits of significand are 2^-9 = 0.002 a rounding; some tens of them stand between a pixel and the loss
+    assert loss == pytest.approx(expected_loss, rel=0.01)
+    assert loss != pytest.approx(expected_loss, rel=1e-6)
+    whole = torch.linalg.vector_norm(torch.stack([gradient.norm() for gradient in expected.values()]))
+    apart = torch.linalg.vector_norm(torch.stack([(found[name] - expected[name]).norm() for name in expected]))
+    assert apart < 0.05 * whole
 
 
 def show_mesh(folder, config, machine):

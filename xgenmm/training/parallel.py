@@ -162,7 +162,7 @@ def _split(
         "mp_policy": MixedPrecisionPolicy(
             param_dtype=dtype, reduce_dtype=getattr(torch, config.reduce), cast_forward_inputs=False
         ),
-        "offload_policy": CPUOffloadPolicy() if config.offload else OffloadPolicy(),
+        "offload_policy": CPUOffloadPolicy(pin_memory=device.type == "cuda") if config.offload else OffloadPolicy(),
     }
     parts = [model.get_submodule(name) for name in PARTS.values()]
     split = [part for part in parts if part is model.language_model or _learns(part)]
