@@ -109,7 +109,8 @@ def compute_again(block: nn.Module, kind: Recompute) -> None:
     options: dict[str, Any] = {"use_reentrant": False}
     if kind == "selective":
         options["context_fn"] = functools.partial(create_selective_checkpoint_contexts, _policy)
-    forward = block.forward.__func__  # of the class, so that a copy of the block computes with the copy's weights
+    method: Any = block.forward
+    forward = method.__func__  # not bound to this block: a copy of it must compute with the copy's weights
 
     @functools.wraps(forward)
     def again(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
