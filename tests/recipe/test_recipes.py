@@ -143,7 +143,7 @@ def test_a_run_leaves_what_the_readme_says(straight):
         files = {path.name for path in result.folder.iterdir()}
         assert files == {
             *("recipe.yaml", "metrics.jsonl", "data_report.json", "quarantine.jsonl", "result.json"),
-            *("checkpoints", "tensorboard", "weights"),
+            *("checkpoints", "tensorboard", "weights", "report.html"),
         }
         assert (result.steps, result.skipped) == (3, False)
         assert 0 < result.seconds < 60
