@@ -8,30 +8,35 @@ import time
 
 import pytest
 
-from xgenmm.budget import view
+from xgenmm.budget import growth, view
 from xgenmm.budget.backbones import find_model
 from xgenmm.budget.make import plan_of
-from xgenmm.budget.plan import assumed_documents, plan_stage
-from xgenmm.budget.view import load_view
+from xgenmm.budget.plan import plan_stage
+from xgenmm.budget.view import ResamplerView, load_view
 from xgenmm.cli import main
 from xgenmm.config import ConfigError, shipped_recipes
+from xgenmm.costs.architectures import model_shape
 from xgenmm.costs.gpus import find_gpu
 from xgenmm.costs.sharding import Mesh, ParallelConfig, mesh_of, traffic
 from xgenmm.data.planner import BatchConfig
 from xgenmm.data.source import SourceConfig
+from xgenmm.model.layout import layout_of
 from xgenmm.model.lora import LoraConfig
 from xgenmm.model.resampler import ResamplerConfig
 from xgenmm.model.weights import ModelConfig
-from xgenmm.recipe.parts import build
+from xgenmm.recipe.drawing import drawn_steps
+from xgenmm.recipe.parts import build, make_loader, stage_processor
 from xgenmm.recipe.settings import Recipe, StageConfig, TrainConfig, load_recipe
 
+SMOLLM2 = {"model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30}
+SMOLLM2 |= {"num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152}
 LONG = ("plan.document_tokens=2048", "stages.pretrain.batch.micro=1")
 
 
 def paper(*settings):
     recipe = load_view("paper/pretrain", [*LONG, *settings])
     shape, _ = find_model(recipe)
-    return plan_stage(recipe, recipe.stages[0], shape, assumed_documents(recipe.plan, shape.resampler.latents, None))
+    return plan_stage(recipe, recipe.stages[0], shape)
 
 
 def test_the_papers_model_is_counted_as_its_authors_counted_it():
@@ -178,6 +183,82 @@ def test_the_command_answers_at_once(capsys):
 def test_a_folder_that_is_not_there_is_named(capsys, tmp_path):
     assert main(["plan", "paper/pretrain", f"model.language={tmp_path}/none"]) == 2
     assert f"there is no folder {tmp_path}/none" in capsys.readouterr().err
+
+
+def test_a_model_grows_by_the_factor_that_is_asked_for():
+    recipe = load_view("paper/pretrain")
+    shape, _ = find_model(recipe)
+    for one in (
+        shape,
+        model_shape({"model_type": "siglip_vision_model"}, SMOLLM2, dataclasses.asdict(ResamplerView())),
+    ):
+        wide = growth.grown(one, 10.0)
+        blocks, before = wide.language.blocks, one.language.blocks
+        assert blocks.parameters / before.parameters == pytest.approx(10, rel=0.05)
+        assert blocks.head_dim == before.head_dim
+        assert sum(linear.outputs for linear in blocks.first) == blocks.attention_width + 2 * blocks.kv_width
+        assert wide.vision == one.vision
+        assert wide.resampler.width_out == blocks.width
+
+
+def test_what_breaks_first_by_hand():
+    """The paper's pre-training: 747 H100-hours at the peak for 100 B tokens, so 1,866 at 40 %: 11.1 GPUs for a week."""
+    recipe = load_view("paper/pretrain", LONG)
+    shape, _ = find_model(recipe)
+    plan = plan_stage(recipe, recipe.stages[0], shape)
+    once, ten, hundred = growth.growth(recipe, recipe.stages[0], shape, plan)
+    assert (once.gpus, ten.gpus) == (16, 112)  # whole machines of eight
+    limits = {limit.name: limit for limit in ten.limits}
+    rows = limits["rows of a step, one for each GPU"]
+    assert (rows.needed, rows.there) == (112, plan.step.rows)
+    # 989.4 TFLOP/s * 0.4 / 26.59 GFLOP a token = 14,884 tokens a second and GPU; half of them vision, 128 a tile: 58.1.
+    assert limits["cores that decode tiles"].needed == pytest.approx(112 * 58.1 * 0.006, rel=0.001)
+    assert limits["cores that decode tiles"].there == 12 * 112
+    # 12 bytes of each of 3.931 B parameters, over 14 machines of 2 GB/s.
+    assert limits["writing a checkpoint, between two"].needed == pytest.approx(47.17 / 28, rel=0.001)
+    # 50,000 / 112 hours between failures, each of which costs 0.25 + 0.2 hours.
+    assert limits["time lost to failures"].needed == pytest.approx(100 * 0.45 / (50_000 / 112))
+    assert not ten.broken
+    assert hundred.parameters > 8 * ten.parameters
+    loads = [limit.load for limit in hundred.broken]
+    assert loads == sorted(loads, reverse=True)
+    assert hundred.broken[0].name == "rows of a step, one for each GPU"
+    text = plan_of(recipe)
+    assert re.search(
+        r"^100x: rows of a step, one for each GPU \([\d.]+ times what there is\), then ", text, re.MULTILINE
+    )
+
+
+def test_a_plan_of_indexed_data_assumes_nothing_about_them(toy_folder, tmp_path, capsys):
+    at = f"{toy_folder}/"
+    settings = [f"model.vision={at}vision", f"model.language={at}language", f"toy={at}", f"output={tmp_path}"]
+    settings += [
+        f"reading.index={tmp_path}/index",
+        f"stages.sft.data=[{{name: toy, adapter: llava, path: {at}instructions.json}}]",
+    ]
+    settings = [*settings, "stages.sft.batch.size=4", "stages.sft.steps=3"]
+    recipe = load_recipe("debug", settings)
+    assert drawn_steps(recipe) == {}
+    stage = next(stage for stage in recipe.stages if stage.name == "sft")
+    loader = make_loader(recipe, stage, stage_processor(recipe, stage))  # indexes
+    drawn = drawn_steps(recipe)["sft"]
+    # What training will really see: its batches, read and counted.
+    steps = list(loader.steps(0, 3))
+    batches = [batch for step in steps for batch in step.batches]
+    segments = [segment for batch in batches for segment in layout_of(batch.documents, batch.branches).segments]
+    assert (drawn.steps, drawn.of_steps, drawn.documents) == (3, 3, sum(len(batch.ids) for batch in batches))
+    assert drawn.work.tokens == sum(segment.length for segment in segments)
+    assert drawn.work.pairs == sum(segment.pairs for segment in segments)
+    assert drawn.work.tiles == sum(len(batch.pixel_values) for batch in batches)
+    assert drawn.work.targets == pytest.approx(sum(int((batch.labels >= 0).sum()) for batch in batches))
+    text = plan_of(load_view("debug", settings), {"sft": drawn})
+    assert f"From the data's index: 3 planned steps, {drawn.documents} documents" in text
+    view = load_view("debug", settings)
+    number = [one.name for one in view.stages].index("sft")
+    plan = plan_stage(view, view.stages[number], find_model(view)[0], drawn)
+    assert plan.step.work.tokens == drawn.work.tokens / 3
+    assert main(["plan", "debug", *settings]) == 0
+    assert "From the data's index: 3 planned steps" in capsys.readouterr().out
 
 
 def test_a_plan_counts_the_model_that_training_builds(toy_folder, tmp_path):

@@ -1,20 +1,27 @@
 """`xgenmm plan`: a recipe in, a plan as text out."""
 
+from collections.abc import Mapping
+
 from xgenmm.budget.backbones import find_model
-from xgenmm.budget.plan import assumed_documents, plan_stage, row_length
+from xgenmm.budget.growth import growth
+from xgenmm.budget.plan import Drawn, plan_stage
 from xgenmm.budget.text import render
 from xgenmm.budget.view import RecipeView
 
 
-def plan_of(recipe: RecipeView) -> str:
+def plan_of(recipe: RecipeView, drawn: Mapping[str, Drawn] | None = None) -> str:
     """What a recipe will take.
+
+    Args:
+        recipe: The recipe.
+        drawn: By stage, what its data's index says of its steps.
 
     Raises:
         ConfigError: Settings are wrong, or a backbone's sizes are nowhere to be found.
     """
     shape, notes = find_model(recipe)
-    stages = []
-    for stage in recipe.stages:
-        documents = assumed_documents(recipe.plan, shape.resampler.latents, row_length(recipe, stage))
-        stages.append(plan_stage(recipe, stage, shape, documents))
-    return render(recipe, notes, stages)
+    stages = [plan_stage(recipe, stage, shape, (drawn or {}).get(stage.name)) for stage in recipe.stages]
+    # The stage that costs most tells how the recipe grows.
+    number = max(range(len(stages)), key=lambda n: stages[n].performed * (stages[n].steps or 1))
+    larger = growth(recipe, recipe.stages[number], shape, stages[number])
+    return render(recipe, notes, stages, larger)

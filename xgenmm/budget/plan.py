@@ -25,8 +25,8 @@ class Documents:
     tiles: Amount
     targets: Amount
     pairs: Amount
-    source: str
-    """Where the means come from."""
+    indexed: bool = False
+    """Measured, and not assumed."""
 
     def work(self, number: Amount) -> Work:
         """So many documents."""
@@ -47,6 +47,31 @@ class StepSize:
     """Packed rows."""
     micro: int
     """Of these, how many go through the model at once."""
+    largest: Work
+    """Of the forward pass that holds most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """The first steps of a stage as they are planned from its data's index."""
+
+    steps: int
+    """So many of them were looked at."""
+    of_steps: int | None
+    """So many the stage has; None: nobody has counted."""
+    documents: int
+    rows: int
+    work: Work
+    """Of all of them together."""
+    largest: Work
+    """Most of each in one row."""
+    fill: float
+    """Share of the rows' positions that hold a token."""
+
+    def means(self) -> Documents:
+        """Over their documents."""
+        each = {name: value / self.documents for name, value in vars(self.work).items()}
+        return Documents(**each, indexed=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +86,8 @@ class Fleet:
     traffic: Traffic
     compute: Amount
     """Seconds of a step in which a GPU computes."""
+    sending: Amount
+    """Seconds of a step in which the network is busy."""
     waiting: Amount
     """Seconds of a step that the network needs beyond that: what a pass's collectives take longer than its work."""
     hours: Amount | None
@@ -82,6 +109,8 @@ class StagePlan:
     trained: Trained
     counts: dict[str, Count]
     documents: Documents
+    drawn: Drawn | None
+    """None: nobody has indexed the data, so the documents are assumed."""
     step: StepSize
     flops: Flops
     """Of a step, over all GPUs."""
@@ -104,8 +133,14 @@ class StagePlan:
         return self.flops.sum.total + self.reference
 
 
-def plan_stage(recipe: RecipeView, stage: StageView, shape: ModelShape, documents: Documents) -> StagePlan:
+def plan_stage(recipe: RecipeView, stage: StageView, shape: ModelShape, drawn: Drawn | None = None) -> StagePlan:
     """Work out a stage.
+
+    Args:
+        recipe: The recipe.
+        stage: Its stage.
+        shape: The model.
+        drawn: What its data's index says of its steps; without it, documents are as the settings assume them.
 
     Raises:
         ConfigError: The plan's settings name no GPU, or the strategy does not fit the number of GPUs.
@@ -114,8 +149,10 @@ def plan_stage(recipe: RecipeView, stage: StageView, shape: ModelShape, document
     trained = Trained(
         **vars(stage.train), rank=stage.lora.rank, recompute=recipe.parallel.recompute, by_position=preferences
     )
-    step = step_size(recipe, stage, documents)
-    steps = number_of_steps(stage, step, documents)
+    length = row_length(recipe, stage)
+    documents = assumed_documents(recipe.plan, shape.resampler.latents, length) if drawn is None else drawn.means()
+    step = step_size(recipe, stage, documents, drawn)
+    steps = number_of_steps(stage, step, documents) if drawn is None else drawn.of_steps
     flops = step_flops(shape, step.work, trained)
     # A cached reference is asked once for every pair, before the first step.
     asked_again = preferences and stage.objective.get("reference", "live") == "live"
@@ -126,6 +163,7 @@ def plan_stage(recipe: RecipeView, stage: StageView, shape: ModelShape, document
         trained=trained,
         counts=counts(shape, trained),
         documents=documents,
+        drawn=drawn,
         step=step,
         flops=flops,
         reference=reference,
@@ -168,12 +206,11 @@ def plan_fleet(
     parallel, settings = recipe.parallel, recipe.plan
     mesh = mesh_of(parallel, world, device.per_machine)
     passes = math.ceil(plan.step.rows / (world * plan.step.micro))
-    largest = plan.step.work.times(min(plan.step.micro, plan.step.rows) / plan.step.rows)
     precision = "float32" if recipe.precision == "float32" else "bfloat16"
     memory = step_memory(
         shape,
         replace(plan.trained, recompute=parallel.recompute),
-        largest,
+        plan.step.largest,
         parallel=parallel,
         mesh=mesh,
         precision=precision,
@@ -190,7 +227,8 @@ def plan_fleet(
         weight_bytes=4 if precision == "float32" else 2,
     )
     compute = plan.performed / world / (device.tflops * 1e12 * settings.mfu)
-    waiting = max(0.0, _seconds(sent, mesh, device) - compute)
+    sending = _seconds(sent, mesh, device)
+    waiting = max(0.0, sending - compute)
     hours = None if plan.steps is None else plan.steps * (compute + waiting) / 3600
     return Fleet(
         mesh=mesh,
@@ -199,6 +237,7 @@ def plan_fleet(
         fits=memory.sum / 1e9 + settings.reserve <= device.memory,
         traffic=sent,
         compute=compute,
+        sending=sending,
         waiting=waiting,
         hours=hours,
         dollars=None if hours is None else hours * world * device.price,
@@ -217,9 +256,15 @@ def row_length(recipe: RecipeView, stage: StageView) -> int:
     return length
 
 
-def step_size(recipe: RecipeView, stage: StageView, documents: Documents) -> StepSize:
-    """What a step holds: so many samples, or so many rows as full as packing makes them."""
+def step_size(recipe: RecipeView, stage: StageView, documents: Documents, drawn: Drawn | None) -> StepSize:
+    """What a step holds: what was drawn; or so many samples, or so many rows as full as packing makes them."""
     batch = stage.batch
+    if drawn is not None:
+        rows = math.ceil(drawn.rows / drawn.steps)
+        micro = min(batch.micro, rows)
+        return StepSize(
+            work=drawn.work.times(1 / drawn.steps), rows=rows, micro=micro, largest=drawn.largest.times(micro)
+        )
     filled = row_length(recipe, stage) * recipe.plan.fill
     if batch.rows is not None:
         rows, work = batch.rows, documents.work(batch.rows * filled / documents.tokens)
@@ -227,7 +272,8 @@ def step_size(recipe: RecipeView, stage: StageView, documents: Documents) -> Ste
         assert batch.size is not None
         work = documents.work(batch.size)
         rows = max(1, math.ceil(work.tokens / filled))
-    return StepSize(work=work, rows=rows, micro=min(batch.micro, rows))
+    micro = min(batch.micro, rows)
+    return StepSize(work=work, rows=rows, micro=micro, largest=work.times(micro / rows))
 
 
 def number_of_steps(stage: StageView, step: StepSize, documents: Documents) -> int | None:
@@ -250,7 +296,6 @@ def assumed_documents(settings: PlanConfig, latents: int, longest: int | None) -
         tiles=vision / latents,
         targets=(tokens - vision) * settings.supervised_share,
         pairs=tokens * (tokens + 1) / 2,
-        source="assumed",
     )
 
 

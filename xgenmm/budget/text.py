@@ -2,6 +2,17 @@
 
 from collections.abc import Iterable, Sequence
 
+from xgenmm.budget.growth import (
+    CORES,
+    DISK,
+    GPU_HOURS_BETWEEN_FAILURES,
+    HOURS,
+    HOURS_BETWEEN_SAVES,
+    HOURS_TO_RESTART,
+    TILE_SECONDS,
+    Grown,
+    Limit,
+)
 from xgenmm.budget.plan import Fleet, StagePlan
 from xgenmm.budget.view import RecipeView
 from xgenmm.costs.gpus import Gpu
@@ -20,7 +31,7 @@ SHARES = (1.0, 0.5, 0.4)
 """Utilisations for which hours are shown beside the assumed one."""
 
 
-def render(recipe: RecipeView, notes: Sequence[str], stages: Sequence[StagePlan]) -> str:
+def render(recipe: RecipeView, notes: Sequence[str], stages: Sequence[StagePlan], larger: Sequence[Grown]) -> str:
     """All of a plan."""
     device = recipe.plan.device()
     lines = [f"{recipe.name}: what it will take, by arithmetic", ""]
@@ -31,19 +42,23 @@ def render(recipe: RecipeView, notes: Sequence[str], stages: Sequence[StagePlan]
         lines += ["", *_fleets(stage, device)]
         shown = stage.chosen or min(stage.fleets, key=lambda fleet: fleet.memory.sum)
         lines += ["", *_memory(shown, device, recipe.plan.reserve)]
+    lines += ["", *_growth(larger, device)]
     return "\n".join(lines)
 
 
 def _assumptions(recipe: RecipeView, device: Gpu, notes: Sequence[str], stages: Sequence[StagePlan]) -> list[str]:
     settings = recipe.plan
     lines = ["Assumed (give plan.NAME=VALUE to change it):"]
-    if any(stage.documents.source == "assumed" for stage in stages):
-        lines.append(
+    assumed = [stage.name for stage in stages if stage.drawn is None]
+    if assumed:
+        where = "" if len(assumed) == len(stages) else f" in {', '.join(assumed)}, whose data nobody has indexed"
+        lines += [
             f"  documents of {settings.document_tokens:,} tokens, {settings.vision_share:.0%} of them vision tokens, "
             f"{settings.supervised_share:.0%} of the text supervised (document_tokens, vision_share, supervised_share)"
-        )
+            f"{where}",
+            f"  packed rows filled to {settings.fill:.0%} (fill)",
+        ]
     lines += [
-        f"  packed rows filled to {settings.fill:.0%} (fill)",
         f"  {device.name}: {device.tflops:,g} TFLOP/s in bfloat16, {device.memory:g} GB less {settings.reserve:g} GB "
         f"for others, {device.link:g} GB/s to its {device.per_machine - 1} neighbours, {device.network:g} GB/s beyond",
         f"  {settings.mfu:.0%} of that speed while nobody waits (mfu), ${device.price:g} an hour and GPU (price)",
@@ -55,16 +70,23 @@ def _parameters(stage: StagePlan) -> list[str]:
     rows = {part: (c.trained, c.frozen, c.trained + c.frozen) for part, c in stage.counts.items()}
     total = tuple(sum(column) for column in zip(*rows.values(), strict=True))
     body = [(name, *(f"{number:,}" for number in numbers)) for name, numbers in {**rows, "total": total}.items()]
-    return _table(("parameters", "train", "frozen", "all"), body)
+    return table(("parameters", "train", "frozen", "all"), body)
 
 
 def _step(stage: StagePlan) -> list[str]:
     work, step = stage.step.work, stage.step
     whole = "" if stage.steps is None else f"; {stage.steps:,} steps are {_big(work.tokens * stage.steps)} tokens"
-    return [
+    lines = [
         f"A step: {step.rows:,} packed rows, {work.tokens:,.0f} tokens in documents of {stage.documents.tokens:,.0f}, "
         f"{work.tiles:,.0f} tiles, {work.targets:,.0f} supervised{whole}."
     ]
+    if (drawn := stage.drawn) is not None:
+        of = "" if drawn.of_steps in (None, drawn.steps) else f" of {drawn.of_steps:,}"
+        lines.append(
+            f"From the data's index: {drawn.steps:,} planned steps{of}, {drawn.documents:,} documents, rows filled to "
+            f"{drawn.fill:.1%}; at most {drawn.largest.tiles:,} tiles in a row."
+        )
+    return lines
 
 
 def _operations(stage: StagePlan) -> list[str]:
@@ -80,7 +102,7 @@ def _operations(stage: StagePlan) -> list[str]:
         share = sum(passes) / stage.performed
         body.append((NAMES.get(name, name), *(f"{p / size:,.1f}" for p in passes), f"{share:.1%}", f"{each:,.2f}"))
     head = (f"{prefix}FLOP of a step", "forward", "backward", "again", "share", f"{prefix_each}FLOP a token")
-    return _table(head, body)
+    return table(head, body)
 
 
 def _hours(recipe: RecipeView, stage: StagePlan, device: Gpu) -> list[str]:
@@ -93,7 +115,7 @@ def _hours(recipe: RecipeView, stage: StagePlan, device: Gpu) -> list[str]:
         operations = stage.performed * steps
         hours = (operations / (device.tflops * 1e12 * share) / 3600 for share in shares)
         body.append((name, f"{operations:.3g}", *map(_round, hours)))
-    lines = _table((f"{device.name}-hours at", "FLOP", *(f"{share:.0%}" for share in shares)), body)
+    lines = table((f"{device.name}-hours at", "FLOP", *(f"{share:.0%}" for share in shares)), body)
     if stage.steps is None:
         lines.append("How many steps the stage has depends on data that is not there yet.")
     return lines
@@ -128,7 +150,7 @@ def _fleets(stage: StagePlan, device: Gpu) -> list[str]:
         "hours",
         "$",
     )
-    return [*_table(head, body), *_verdict(stage, device)]
+    return [*table(head, body), *_verdict(stage, device)]
 
 
 def _verdict(stage: StagePlan, device: Gpu) -> list[str]:
@@ -153,10 +175,44 @@ def _memory(fleet: Fleet, device: Gpu, reserve: Amount) -> list[str]:
     body = [(name, f"{value / size:,.2f}") for name, value in {**kinds, "sum": fleet.memory.sum}.items()]
     left = device.memory - reserve - fleet.memory.sum / 1e9
     said = f"{left:.1f} GB to spare" if left >= 0 else f"{-left:.1f} GB too much"
-    return [*_table((f"{prefix}B of a GPU, of {fleet.world}", ""), body), f"{said} of {device.memory:g} GB."]
+    return [*table((f"{prefix}B of a GPU, of {fleet.world}", ""), body), f"{said} of {device.memory:g} GB."]
 
 
-def _table(head: Sequence[str], body: Iterable[Sequence[str]]) -> list[str]:
+def _growth(larger: Sequence[Grown], device: Gpu) -> list[str]:
+    """What is needed of each thing, and of how much, as the stage grows; what there is too little of is marked."""
+
+    def cell(limit: Limit) -> str:
+        mark = "! " if limit.load > 1 else ""
+        return f"{mark}{_few(limit.needed)} of {_few(limit.there)} {limit.unit}".rstrip()
+
+    rows = [
+        (limit.name, *(cell(one.limits[number]) for one in larger)) for number, limit in enumerate(larger[0].limits)
+    ]
+    facts = [
+        ("tokens", *(_big(one.tokens) for one in larger)),
+        ("parameters", *(_big(one.parameters) for one in larger)),
+        (f"{device.name} for {HOURS / 24:g} days", *(f"{one.gpus:,}" for one in larger)),
+    ]
+    title = "What breaks first"
+    lines = [title, "=" * len(title), "", *table(("", *(one.name for one in larger)), [*facts, *rows])]
+    for one in larger:
+        broken = ", then ".join(f"{limit.name} ({_few(limit.load)} times what there is)" for limit in one.broken)
+        lines.append(f"{one.name}: {broken or 'nothing breaks'}.")
+    lines += [
+        f"Taken: {CORES} cores beside a GPU, {1000 * TILE_SECONDS:g} ms of a core a tile, {DISK:g} GB/s a machine to "
+        "the disk,",
+        f"a checkpoint every {60 * HOURS_BETWEEN_SAVES:g} minutes, {60 * HOURS_TO_RESTART:g} minutes to start again, a "
+        f"failure in {GPU_HOURS_BETWEEN_FAILURES:,.0f} GPU-hours.",
+    ]
+    return lines
+
+
+def _few(number: Amount) -> str:
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
+def table(head: Sequence[str], body: Iterable[Sequence[str]]) -> list[str]:
+    """Columns under a head: the first one to the left, figures to the right."""
     rows = [tuple(head), *map(tuple, body)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     lines = [

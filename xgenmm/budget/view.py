@@ -6,6 +6,7 @@ names with those of the real settings.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from glob import glob
 from typing import Any, Literal
 
 from xgenmm.budget.settings import PlanConfig
@@ -42,11 +43,16 @@ class SourceView:
 
     name: str
     adapter: Any
-    path: Any
+    path: str | tuple[str, ...]
     images: Any = None
     weight: float | None = None
     samples: int | None = None
     options: Any = None
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """`path` as a list, whatever it was written as."""
+        return (self.path,) if isinstance(self.path, str) else self.path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +130,14 @@ class RecipeView:
     trackers: Any = None
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     plan: PlanConfig = field(default_factory=PlanConfig)
+
+    @property
+    def data_are_here(self) -> bool:
+        """Whether any stage has all of its data on this machine; addresses elsewhere count as if they were here."""
+        return any(
+            all("://" in pattern or glob(pattern) for source in stage.data for pattern in source.patterns)
+            for stage in self.stages
+        )
 
 
 def load_view(name: str, assignments: Iterable[str] = ()) -> RecipeView:

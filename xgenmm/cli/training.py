@@ -26,6 +26,9 @@ def add(verbs: Verbs) -> None:
     plan = verbs.add_parser("plan", help="parameters, operations, memory, hours and cost of a recipe, before it runs")
     plan.add_argument("recipe", metavar="RECIPE", help="as for train")
     plan.add_argument("settings", metavar="a.b=c", nargs="*", help="as for train; plan.NAME=VALUE sets what is assumed")
+    plan.add_argument(
+        "--measure", action="store_true", help="make some steps of each stage here, and show them beside the figures"
+    )
     plan.set_defaults(function=_plan)
 
 
@@ -77,4 +80,16 @@ def _plan(options: argparse.Namespace) -> None:
     recipe = load_view(options.recipe, options.settings)
     if recipe.toy is not None and not Path(recipe.toy).is_dir():  # its writer imports torch
         write_toy(recipe.toy)
-    print(plan_of(recipe))
+    drawn = None
+    if recipe.data_are_here:  # to look into indexes takes tokenizers, and seconds to import them
+        from xgenmm.recipe.drawing import drawn_steps
+        from xgenmm.recipe.settings import load_recipe
+
+        drawn = drawn_steps(load_recipe(options.recipe, options.settings))
+    print(plan_of(recipe, drawn))
+    if options.measure:
+        from xgenmm.budget.measured import measured_text
+        from xgenmm.recipe.measuring import measure
+
+        names = [stage.name for stage in recipe.stages]
+        print(f"\n{measured_text(measure(options.recipe, options.settings, names), recipe.plan.mfu)}")

@@ -10,7 +10,7 @@ from xgenmm.config import ConfigError, bind, nearest
 from xgenmm.data.adapters import ADAPTERS, Adapter
 from xgenmm.data.adapters.choosing import pick
 from xgenmm.data.files import place_of
-from xgenmm.data.index import settings_of
+from xgenmm.data.index import index_path, read_origin, settings_of
 from xgenmm.data.plan import Slot
 from xgenmm.data.prepare import Decode, Limits, Opened, Preparer
 from xgenmm.data.quarantine import BadSample
@@ -56,6 +56,18 @@ class SourceConfig:
         if self.adapter not in ADAPTERS:
             raise ConfigError(f'{where}: unknown adapter "{self.adapter}"; {nearest(self.adapter, ADAPTERS)}')
         return bind(ADAPTERS[self.adapter], self.options, f"{where}: options")
+
+
+def is_indexed(config: SourceConfig, processor: XGenMMProcessor, limits: Limits, folder: Path) -> bool:
+    """Whether a source can be opened as it is, and nothing has to be indexed first.
+
+    Raises:
+        ConfigError: A path matches nothing.
+    """
+    shards = open_shards(config.name, config.patterns, None if config.images is None else place_of(config.images))
+    setting = settings_of(config.adapter, config.options, processor, limits, config.images)
+    origins = [(read_origin(index_path(folder, setting, shard)), shard.stamp()) for shard in shards]
+    return all(origin is not None and origin.stamp == stamp for origin, stamp in origins)
 
 
 def index_folder(folder: str | None = None) -> Path:

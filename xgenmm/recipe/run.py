@@ -112,17 +112,43 @@ def _run_stages(
 
 
 def _train(recipe: Recipe, number: int, precision: Precision, device: torch.device) -> StageResult:
-    """Put a stage's parts together, train, and write its weights."""
+    """Train a stage, and write its weights."""
     stage = recipe.stages[number]
     folder = recipe.folder / stage.name
     folder.mkdir(parents=True, exist_ok=True)
     if rank() == 0:
         note_settings(recipe, number, folder)
+    keep_freed_memory()
+    prepared = prepare(recipe, stage, folder, precision, device)
+    trainer = prepared.trainer
+    progress = trainer.run()
+    steps = trainer.config.steps
+    figures = {"steps": steps, "seconds": progress.seconds, "peak_memory_mb": max(gather(peak_memory_mb(device)))}
+    if rank() == 0:
+        (folder / "result.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
+    with averaged(trainer.optimizer):
+        path, card = folder / "weights", model_card(recipe, number)
+        save(trainer.model, prepared.processor, path, card=card, instead=prepared.originals, writes=rank() == 0)
+    from_first(None)  # nobody reads the weights before they are there
+    return StageResult(name=stage.name, folder=folder, load=lambda: load(folder / "weights"), **figures)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A stage that is ready to train."""
+
+    trainer: Trainer
+    processor: XGenMMProcessor
+    originals: dict[str, torch.Tensor]
+    """Frozen parameters that lost something in the format that is computed in; only the first process has them."""
+
+
+def prepare(recipe: Recipe, stage: StageConfig, folder: Path, precision: Precision, device: torch.device) -> Prepared:
+    """Put a stage's parts together: model, data, objective, trainer. What needs a reference gets it made."""
     model, processor = build(recipe, stage)
     objective_config = stage.objective_config()
     stage = dataclasses.replace(stage, data=_sources(recipe, stage, model, processor, precision, device))
     cached = isinstance(objective_config, DpoConfig) and objective_config.reference == "cached"
-    keep_freed_memory()
     loader = make_loader(recipe, stage, processor)
     loader.check()
     steps = loader.planner.count_steps() if stage.steps is None else stage.steps
@@ -160,15 +186,7 @@ def _train(recipe: Recipe, number: int, precision: Precision, device: torch.devi
         effort=effort_of(model, trained_of(recipe, stage), compares=stage.compares, device=device, precision=precision),
         after_step=_watch(stage, folder, steps, processor, precision),
     )
-    progress = trainer.run()
-    figures = {"steps": steps, "seconds": progress.seconds, "peak_memory_mb": max(gather(peak_memory_mb(device)))}
-    if rank() == 0:
-        (folder / "result.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
-    with averaged(trainer.optimizer):
-        path, card = folder / "weights", model_card(recipe, number)
-        save(model, processor, path, card=card, instead=originals, writes=rank() == 0)
-    from_first(None)  # nobody reads the weights before they are there
-    return StageResult(name=stage.name, folder=folder, load=lambda: load(folder / "weights"), **figures)
+    return Prepared(trainer=trainer, processor=processor, originals=originals)
 
 
 def _sources(
