@@ -87,12 +87,12 @@ def test_no_verb_is_a_mistake(capsys):
     assert "required: VERB" in capsys.readouterr().err
 
 
-def test_idle_threads_sleep_before_torch_is_imported():
+def test_idle_threads_soon_sleep_and_that_is_said_before_torch_is_imported():
     say = "print(os.environ['OMP_WAIT_POLICY'], os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)"
     code = f"import os, sys\nfrom xgenmm.cli import command\ncommand._prepare()\n{say}"
     environment = {key: value for key, value in os.environ.items() if key not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
-    assert done.stdout == "PASSIVE 0 False\n"
+    assert done.stdout == "PASSIVE 1000 False\n"
 
 
 def test_train_makes_weights_and_the_same_command_again_skips(at_work, capsys):

@@ -25,10 +25,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from einops import rearrange
 from PIL import Image
 from safetensors import safe_open
 from transformers import AutoTokenizer
 
+from xgenmm.data.memory import keep_freed_memory
 from xgenmm.starter import tasks
 from xgenmm.starter.fetch import PACKAGES
 from xgenmm.starter.language import convert_language_model
@@ -66,6 +68,7 @@ def build(folder: Path, *, stamps: bool = False) -> Path:
         return folder
     manifest.unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
+    keep_freed_memory()
     log.info("drawing and describing the pictures")
     items, pictures = read_drawings()
     items = split_families(items, test=HELD_OUT, validation=VALIDATION, seed=SEED, spread=tasks.is_risky)
@@ -296,12 +299,8 @@ def write_vision_encoder(folder: Path, items: Sequence[Item], paper: Mapping[str
     """Convert the encoder, and align it with what the captions of the training pictures say."""
     encoder = read_vision_encoder()
     language = folder / "weights" / "language"
-    pictures = [np.asarray(paper[item.id]) for item in items]
-    batches = (
-        torch.from_numpy((np.stack(batch).transpose(0, 3, 1, 2).astype(np.float32) - 127) / 128)
-        for batch in (pictures[start : start + 32] for start in range(0, len(pictures), 32))
-    )
-    align(encoder, batches, caption_vectors(items, language))
+    pictures = torch.from_numpy(np.stack([np.asarray(paper[item.id]) for item in items]))
+    align(encoder, rearrange(pictures, "t h w c -> t c h w").split(8), caption_vectors(items, language))
     encoder.save_pretrained(folder / "weights" / "vision")
 
 

@@ -9,11 +9,13 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import resvg_py
+from einops import reduce
 from jaxtyping import Float, Shaped
 from PIL import Image
 
@@ -163,7 +165,7 @@ def motif(code: str, short_name: str, name: str, kind: str, topic: str) -> str:
     return f"{kind} {name}"
 
 
-THUMBNAIL = 32
+THUMBNAIL, BLOCK = 32, 4
 NEAR_IDENTICAL = 0.014
 """Mean absolute difference of thumbnails (0 to 1) below which two drawings count as variants: padlocks open and shut,
 a bird and the same bird in black, faces that differ in the mouth alone. At 0.02 yellow faces are one family."""
@@ -178,13 +180,16 @@ def join_lookalikes(items: Sequence[Item], thumbnails: Float[np.ndarray, "n side
             family = parent[family]
         return family
 
-    flat = thumbnails.reshape(len(items), -1)
-    mirrored = thumbnails[:, :, ::-1].reshape(len(items), -1)
+    # Means of blocks differ by no more than what they are means of: most pairs are told apart by those alone.
+    coarse = reduce(thumbnails, "n (h a) (w b) c -> n h w c", "mean", a=BLOCK, b=BLOCK)
     for i, item in enumerate(items):
-        later = flat[i + 1 :]
-        distance = np.minimum(np.abs(later - flat[i]).mean(1), np.abs(later - mirrored[i]).mean(1))
-        for j in np.flatnonzero(distance < NEAR_IDENTICAL):
-            parent[root(items[i + 1 + int(j)].family)] = root(item.family)
+        rest = np.arange(i + 1, len(items))
+        for grain, bound in ((coarse, NEAR_IDENTICAL + 1e-4), (thumbnails, NEAR_IDENTICAL)):  # 1e-4: of rounding
+            one, others = grain[i], grain[rest]
+            distances = [np.abs(others - view).mean((1, 2, 3)) for view in (one, one[:, ::-1])]
+            rest = rest[np.minimum(*distances) < bound]
+        for j in rest:
+            parent[root(items[j].family)] = root(item.family)
     return [replace(item, family=root(item.family)) for item in items]
 
 
@@ -279,15 +284,23 @@ def read_drawings() -> tuple[list[Item], dict[str, Image.Image]]:
         for name, data in read_members(fetch(PICTURES), ".svg").items()
     }
     items = read_table(json.loads(table), list(svg))
-    pictures = {item.id: render(svg[item.id].decode()) for item in items}
+    with ThreadPoolExecutor() as workers:
+        drawn = workers.map(lambda item: render(svg[item.id].decode()), items)
+        pictures = {item.id: picture for item, picture in zip(items, drawn, strict=True)}
     return describe(items, pictures), pictures
 
 
 def describe(items: Sequence[Item], pictures: Mapping[str, Image.Image]) -> list[Item]:
     """Add what the pixels tell: colours, and look-alikes as one family."""
-    coloured = [replace(item, colours=measure_colours(pictures[item.id])) for item in items]
-    thumbnails = np.stack([np.asarray(on_white(pictures[item.id]).resize((THUMBNAIL, THUMBNAIL))) for item in items])
-    return join_lookalikes(coloured, thumbnails.astype(np.float32) / 255)
+
+    def look(item: Item) -> tuple[Item, np.ndarray]:
+        picture = pictures[item.id]
+        thumbnail = np.asarray(on_white(picture).resize((THUMBNAIL, THUMBNAIL)))
+        return replace(item, colours=measure_colours(picture)), thumbnail
+
+    with ThreadPoolExecutor() as workers:
+        coloured, thumbnails = zip(*workers.map(look, items), strict=True)
+    return join_lookalikes(coloured, np.stack(thumbnails).astype(np.float32) / 255)
 
 
 def render(svg: str) -> Image.Image:

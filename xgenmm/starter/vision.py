@@ -1,12 +1,13 @@
 """The starter's vision encoder: converts the published EfficientNet-Lite0 weights, and aligns them with captions."""
 
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from xgenmm.inference.score import one_thread_each
 from xgenmm.model.efficientnet import STAGES, EfficientNetLiteConfig, EfficientNetLiteGrid
 from xgenmm.starter.fetch import VISION_ENCODER, StarterError, fetch, read_members
 
@@ -31,7 +32,7 @@ RIDGE = 6000.0
 
 @torch.no_grad()
 def align(
-    encoder: EfficientNetLiteGrid, pixels: Iterable[Float[Tensor, "T 3 S S"]], texts: Float[Tensor, "pictures D"]
+    encoder: EfficientNetLiteGrid, pixels: Sequence[UInt8[Tensor, "T 3 S S"]], texts: Float[Tensor, "pictures D"]
 ) -> None:
     """Fit the encoder's standardisation and its text features to training pictures, in closed form.
 
@@ -41,10 +42,11 @@ def align(
 
     Args:
         encoder: Is changed.
-        pixels: The training pictures, in batches; kept as features, of 0.3 MB a picture.
+        pixels: The training pictures' bytes, in batches; kept as features, of 0.3 MB a picture.
         texts: For each training picture, a vector of what its captions say.
     """
-    grids = torch.cat([encoder.grid(batch) for batch in pixels])
+    with one_thread_each(encoder.mean.device) as workers:
+        grids = torch.cat(list(workers.map(lambda batch: encoder.grid((batch.float() - 127) / 128), pixels)))
     encoder.mean.copy_(grids.mean(dim=(0, 1)))
     encoder.deviation.copy_(grids.std(dim=(0, 1)) + 1e-3)
     pooled = encoder.standardise(grids).mean(dim=1).double()
