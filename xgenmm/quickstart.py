@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from xgenmm.data.memory import give_back_memory
 from xgenmm.evaluation.report import write_report
 from xgenmm.evaluation.run import evaluate_model
@@ -23,6 +25,7 @@ from xgenmm.recipe.settings import Recipe, load_recipe
 from xgenmm.starter.build import build
 from xgenmm.starter.fetch import PACKAGES
 from xgenmm.starter.tasks import ASPECTS
+from xgenmm.training.precision import Precision
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +92,8 @@ class Quickstart:
     def measure(self, result: StageResult) -> None:
         """Measure a stage's weights on the held-out sets, unless that is done, and bring the report up to date.
 
-        What is measured is what lies on disk: a run that was killed anywhere gives the figures of one that was not.
+        What is measured is what lies on disk, in the precision of the run: a run that was killed anywhere gives the
+        figures of one that was not.
         """
         path = result.folder / "heldout.json"
         if not path.is_file():
@@ -98,7 +102,9 @@ class Quickstart:
             give_back_memory()
             model, processor = result.load()
             model.requires_grad_(False)
+            model.to_compute_dtype(getattr(torch, result.precision))
             model.use_feature_cache(self.recipe.folder / "features")
+            self.note_environment(result.precision)
             folder = result.folder / "heldout"
             shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed: its answers are of other weights
             settings = EvaluationConfig(
@@ -146,12 +152,13 @@ class Quickstart:
         write_json(folder / "metrics.json", metrics)
         return write_report(folder)
 
-    def note_environment(self) -> None:
-        """Write what a reader of the report must know: machine, versions, data."""
+    def note_environment(self, precision: Precision) -> None:
+        """Write what a reader of the report must know: machine, number format, versions, data."""
         pictures = json.loads((DATA / "pictures.json").read_text(encoding="utf-8"))
         trained_on = [picture for picture in pictures if picture["split"] == "train"]
         notes: dict[str, Any] = {
             "cpu": cpu_name(),
+            "dtype": precision,
             "mode": "fast" if self.fast else "full",
             "drawings": sum(picture["source"] == "openmoji" for picture in trained_on),
             "photos": sum(picture["source"] == "stamps" for picture in trained_on),
@@ -179,7 +186,6 @@ def quickstart(*, fast: bool = False, stamps: bool = False, output: str = "runs"
     recipe.folder.mkdir(parents=True, exist_ok=True)
     held_out = json.loads((DATA / "heldout" / "pictures.json").read_text(encoding="utf-8"))
     write_json(recipe.folder / "heldout_pictures.json", held_out)
-    job.note_environment()
     run(recipe, before_first=job.measure, after_stage=job.measure)
     return job.collect()
 

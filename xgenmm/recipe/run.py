@@ -55,6 +55,8 @@ class StageResult:
     """The stage's name, or `untrained`."""
     folder: Path
     """The stage's folder in the run."""
+    precision: Precision
+    """What the run computes in."""
     steps: int = 0
     seconds: float = 0.0
     """Time of training, over all interruptions."""
@@ -99,7 +101,10 @@ def _run_stages(
     recipe = dataclasses.replace(recipe, precision=precision)
     if before_first is not None:
         folder = recipe.folder / "untrained"
-        before_first(StageResult(name="untrained", folder=folder, load=lambda: build(recipe, recipe.stages[0])))
+        initial = StageResult(
+            name="untrained", folder=folder, precision=precision, load=lambda: build(recipe, recipe.stages[0])
+        )
+        before_first(initial)
     results = []
     for number, stage in enumerate(recipe.stages):
         done = from_first(_is_done(recipe, number))
@@ -130,7 +135,7 @@ def _train(recipe: Recipe, number: int, precision: Precision, device: torch.devi
         path, card = folder / "weights", model_card(recipe, number)
         save(trainer.model, prepared.processor, path, card=card, instead=prepared.originals, writes=rank() == 0)
     from_first(None)  # nobody reads the weights before they are there
-    return StageResult(name=stage.name, folder=folder, load=lambda: load(folder / "weights"), **figures)
+    return _result(recipe, number, **figures)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,6 +258,15 @@ def _watch(
     return after_step
 
 
+def _result(recipe: Recipe, number: int, **figures: Any) -> StageResult:
+    name = recipe.stages[number].name
+    folder = recipe.folder / name
+    assert recipe.precision != "auto", "it is settled when the first stage begins"
+    return StageResult(
+        name=name, folder=folder, precision=recipe.precision, load=lambda: load(folder / "weights"), **figures
+    )
+
+
 def _is_done(recipe: Recipe, number: int) -> bool:
     """Whether a stage has its weights."""
     return (recipe.folder / recipe.stages[number].name / "weights").is_dir()
@@ -268,7 +282,7 @@ def _finished(recipe: Recipe, number: int) -> StageResult:
     folder = recipe.folder / stage.name
     compare_settings(recipe, number, folder)
     figures = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    return StageResult(name=stage.name, folder=folder, skipped=True, load=lambda: load(folder / "weights"), **figures)
+    return _result(recipe, number, skipped=True, **figures)
 
 
 def _settle_precision(recipe: Recipe, device: torch.device) -> tuple[Precision, Float32]:
