@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from xgenmm.inference.pictures import PictureTokens
 from xgenmm.model.splice import splice
-from xgenmm.model.vlm import XGenMMForConditionalGeneration
 from xgenmm.processor.packing import pack
 from xgenmm.processor.processor import XGenMMProcessor
 from xgenmm.types import IGNORE_INDEX, Example
@@ -141,7 +141,7 @@ def by_length(rows: Sequence[Row], size: int) -> list[list[int]]:
 
 
 @contextmanager
-def one_thread_each(model: XGenMMForConditionalGeneration) -> Iterator[ThreadPoolExecutor]:
+def one_thread_each(model: PreTrainedModel) -> Iterator[ThreadPoolExecutor]:
     """Workers for independent forward passes.
 
     On a CPU as many as it has threads, of one thread each: short rows keep two cores busier as two batches than as one

@@ -188,7 +188,7 @@ def join_lookalikes(items: Sequence[Item], thumbnails: Float[np.ndarray, "n side
             one, others = grain[i], grain[rest]
             distances = [np.abs(others - view).mean((1, 2, 3)) for view in (one, one[:, ::-1])]
             rest = rest[np.minimum(*distances) < bound]
-        for j in rest:
+        for j in map(int, rest):
             parent[root(items[j].family)] = root(item.family)
     return [replace(item, family=root(item.family)) for item in items]
 

@@ -45,7 +45,7 @@ def align(
         pixels: The training pictures' bytes, in batches; kept as features, of 0.3 MB a picture.
         texts: For each training picture, a vector of what its captions say.
     """
-    with one_thread_each(encoder.mean.device) as workers:
+    with one_thread_each(encoder) as workers:
         grids = torch.cat(list(workers.map(lambda batch: encoder.grid((batch.float() - 127) / 128), pixels)))
     encoder.mean.copy_(grids.mean(dim=(0, 1)))
     encoder.deviation.copy_(grids.std(dim=(0, 1)) + 1e-3)
