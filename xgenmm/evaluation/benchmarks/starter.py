@@ -121,6 +121,7 @@ def question_set(
         weighing=Weighing(candidates=choices, controls={"blank": choices} if control else {}),
         case=lambda doc: {"candidates": choices(doc), "answer": doc["answer"]},
         gold=lambda doc: doc["choices"][doc["answer"]],
+        beside=("accuracy_blank.value", "majority.value") if control else ("majority.value", "yes_rate.value"),
         extra=extra,
         notes=notes,
         **GIVEN,
@@ -157,8 +158,9 @@ BENCHMARKS = (
         weighing=Weighing(candidates=names, controls={"shuffled": lambda doc: names(doc)[:1]}, prior=4),
         case=lambda doc: {"candidates": names(doc), "answer": 0},
         gold=lambda doc: doc["caption"].strip(),
-        notes="Chosen is the caption that the picture makes likelier by most. `loss` is the right one's in nats per "
-        "token, `loss_shuffled` the same with another picture.",
+        beside=("loss.value", "loss_shuffled.value"),
+        notes="Chosen is the caption that the picture makes likelier by most. Loss is the right one's in nats per token; "
+        "shuffled is with another picture.",
         **GIVEN,
     ),
     Benchmark(
@@ -175,7 +177,7 @@ BENCHMARKS = (
         value=number("cider"),
         max_new_tokens=CAPTION_TOKENS,
         extra=agreement,
-        notes="At most eight tokens; `cider` has an interval over pictures.",
+        notes="At most eight tokens.",
         **COMMON,
     ),
     question_set("starter_kind", "vqa_kind", "Starter: what kind of thing"),
@@ -197,6 +199,7 @@ BENCHMARKS = (
         weighing=Weighing(candidates=pair, controls={"shuffled": pair}, end=True),
         case=lambda doc: {"candidates": pair(doc), "answer": 0, "aspect": doc["aspect"]},
         gold=column("chosen"),
+        beside=("accuracy_shuffled.value", "margin.value"),
         extra=by_aspect,
         notes="Preferred is the likelier one with its end, as DPO compares them.",
         **GIVEN,
