@@ -199,7 +199,9 @@ def task_facts(task: str, results: Mapping[str, Any]) -> TaskFacts:
         unparsed=f"{100 * result['unparsed_rate']:.1f} %",
         faults=result["n_faults"],
         rules=", ".join(result["references"]),
-        numbers=[f"{name} {value:.4g}" for name, value in further_numbers(task, results).items()],
+        numbers=[
+            f"{name.removesuffix('.value')} {value:.4g}" for name, value in further_numbers(task, results).items()
+        ],
         corrected=[
             f"{name.removesuffix(',corrected')} {value:.4g}"
             for name, value in result.items()

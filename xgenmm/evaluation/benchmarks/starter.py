@@ -159,8 +159,8 @@ BENCHMARKS = (
         case=lambda doc: {"candidates": names(doc), "answer": 0},
         gold=lambda doc: doc["caption"].strip(),
         beside=("loss.value", "loss_shuffled.value"),
-        notes="Chosen is the caption that the picture makes likelier by most. Loss is the right one's in nats per token; "
-        "shuffled is with another picture.",
+        notes="Chosen is the caption that the picture makes likelier by most. Loss is the right one's in nats per "
+        "token; shuffled is with another picture.",
         **GIVEN,
     ),
     Benchmark(
