@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from xgenmm.evaluation.benchmarks import benchmark_named
-from xgenmm.evaluation.scorers.profiles import SCORER_VERSION
+from xgenmm.evaluation.fewshot import SEED
+from xgenmm.evaluation.scorers.profiles import LMMS_EVAL, SCORER_VERSION
 from xgenmm.evaluation.scorers.statistics import Number, grouped
 from xgenmm.evaluation.scoring import flat
 from xgenmm.provenance import branch, commit, package_versions
@@ -78,19 +79,17 @@ def results_json(
         "configs": {task: _config(group[0]) for task, group in by_task.items()},
         "versions": {task: f"{SCORER_VERSION}: {', '.join(group[0].references)}" for task, group in by_task.items()},
         "n-shot": {task: group[0].shots or 0 for task, group in by_task.items()},
-        "higher_is_better": {
-            task: {group[0].headline[0]: group[0].headline[0] not in LOWER_IS_BETTER}
-            for task, group in by_task.items()
-            if group[0].headline
-        },
+        "higher_is_better": {task: _better(group[0]) for task, group in by_task.items()},
         "n-samples": {
             task: {"original": group[0].original, "effective": group[0].effective} for task, group in by_task.items()
         },
-        "config": {"model": "xgenmm", "model_args": f"pretrained={settings['weights']}", **settings},
+        "config": _run_config(settings),
         "git_hash": commit(),
         "git_branch": branch(),
+        "lmms_eval_version": None,
         "date": datetime.fromtimestamp(times[1], UTC).isoformat(timespec="seconds"),
         "throughput": {"questions_per_second": sum(run.effective for run in runs) / max(times[1] - times[0], 1e-9)},
+        "usage": {},
         "task_hashes": {task: group[0].digest for task, group in by_task.items()},
         "model_source": "xgenmm",
         "model_name": settings["weights"],
@@ -111,6 +110,32 @@ def results_json(
         "labels": {run.label: asdict(run) for run in runs},
     }
     return _finite(content)
+
+
+def _better(run: TaskRun) -> dict[str, bool]:
+    quoted = {} if run.headline is None else dict.fromkeys(("headline", run.headline[0]), _rises(run.headline[0]))
+    return quoted | ({} if run.score is None else {"score": True})
+
+
+def _rises(headline: str) -> bool:
+    return headline not in LOWER_IS_BETTER
+
+
+def _run_config(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """lmms-eval's keys of a run, and our settings. Nothing is drawn but demonstrations: there are no other seeds."""
+    return {
+        "model": "xgenmm",
+        "model_args": f"pretrained={settings['weights']}",
+        "model_backend": "xgenmm.evaluation.run",
+        "batch_sizes": [],
+        **dict.fromkeys(["device", "use_cache", "gen_kwargs", "random_seed", "numpy_seed", "torch_seed"]),
+        "offset": 0,
+        "bootstrap_iters": 0,
+        "process_docs_parallel": False,
+        "fewshot_seed": SEED,
+        "resolved_cli_args": dict(settings),
+        **settings,
+    }
 
 
 def _result(group: Sequence[TaskRun]) -> dict[str, Any]:
@@ -159,11 +184,28 @@ def _config(run: TaskRun) -> dict[str, Any]:
     notes = [*([benchmark.notes] if benchmark.notes else []), *run.notes]
     if run.benchmark == "okvqa" and run.shots is not None:
         notes.append("stemming did not run")
+    quoted = run.headline[0] if run.headline else ""
+    metric = {"metric": quoted, "aggregation": benchmark.scorer, "higher_is_better": _rises(quoted)}
     return {
         "task": run.task,
         "dataset_path": benchmark.source.repo,
         "dataset_name": benchmark.source.config,
+        "dataset_kwargs": None,
         "test_split": benchmark.source.split,
+        "full_docs": False,
+        "process_results_use_image": False,
+        "description": "",
+        "doc_to_visual": "images",
+        "doc_to_text": benchmark.prompt,
+        "doc_to_target": "gold",
+        "process_results": benchmark.scorer,
+        "metric_list": [metric] if quoted else [],
+        "target_delimiter": "",
+        "fewshot_delimiter": "\n",
+        "repeats": 1,
+        "should_decontaminate": False,
+        "score_key": "score",
+        "auto_strip_thinking": LMMS_EVAL in run.references,
         "output_type": "generate_until" if benchmark.weighing is None else "loglikelihood",
         "num_fewshot": run.shots or 0,
         "generation_kwargs": dict(run.generation),
