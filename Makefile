@@ -3,6 +3,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --disable-pip-version-check $(PIP_FLAGS) --constraint constraints.txt --editable
+LMMS_EVAL := .venv-lmms-eval
+define BESIDE
+import pathlib, sys, sysconfig
+line = f"import site; site.addsitedir({sys.argv[1]!r})"
+pathlib.Path(sysconfig.get_path("purelib"), "beside.pth").write_text(line)
+endef
+export BESIDE
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /|/' | awk -F'|' '{printf "make %-17s %s\n", $$1, $$2}'
@@ -31,6 +38,12 @@ imports: $(VENV)/installed-dev
 all-tests: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not gpu"
 
+lmms-eval: $(VENV)/installed-dev  ## our weights inside lmms-eval, tested in an environment of its own beside ours
+	$(BIN)/python -m venv $(LMMS_EVAL)
+	$(LMMS_EVAL)/bin/python -c "$$BESIDE" $$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")
+	$(LMMS_EVAL)/bin/pip install --quiet --no-deps --requirement tests/evaluation/lmms_eval.txt
+	$(LMMS_EVAL)/bin/python -m pytest tests/evaluation/test_lmms_eval.py -m ""
+
 fix: $(VENV)/installed-dev  ## format, and mend what the linter can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -46,4 +59,4 @@ $(VENV)/installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(INSTALL) '.[dev]'
 	@touch $(VENV)/installed $@
 
-.PHONY: help quickstart quickstart-fast test check lint types imports all-tests fix
+.PHONY: help quickstart quickstart-fast test check lint types imports all-tests lmms-eval fix

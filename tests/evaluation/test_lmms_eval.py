@@ -1,6 +1,7 @@
 """Our weights inside lmms-eval 0.7.3: its own command, a local task, and the answers that we give ourselves.
 
-Runs where lmms-eval is installed (`pip install lmms-eval==0.7.3`); it is too large to be a dependency of all tests.
+Runs where lmms-eval is installed. It asks for another filelock than we have, so it is no dependency of our tests:
+`make lmms-eval` makes an environment for it and runs this there.
 """
 
 import json

@@ -1,6 +1,6 @@
 """`results.json` has the keys of a file that lmms-eval wrote, so that its users' tools read it.
 
-`lmms_eval_keys.json` lists those of a run of lmms-eval 0.7.3 on the local task of `test_lmms_eval.py`, read off its file.
+`lmms_eval_keys.json` lists those of a run of lmms-eval 0.7.3 on the local task of `test_lmms_eval.py`.
 """
 
 import json
