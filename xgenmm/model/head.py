@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
@@ -16,6 +16,8 @@ LOGITS_PER_CHUNK = 8_000_000
 """Logits that exist at the same time: 16 MB in bfloat16. Fewer would add to the weight's gradient too often."""
 LOGITS_IN_FLOAT32 = 2_000_000
 """How many of them are in float32 at a time, for their softmax: 8 MB, which caches hold."""
+FEWEST_COLUMNS = 256
+"""Tokens of the vocabulary that are taken at a time at least, however many positions there are."""
 WEIGHTS_AT_ONCE = 1_000_000
 """Weights whose gradient is added up at a time, for the same reason."""
 
@@ -23,6 +25,11 @@ WEIGHTS_AT_ONCE = 1_000_000
 def head_of(language_model: PreTrainedModel) -> nn.Linear:
     """The layer that turns hidden states into logits."""
     return cast(nn.Linear, language_model.get_output_embeddings())
+
+
+def _head(language_model: PreTrainedModel) -> Any:
+    """The same, or what is around it."""
+    return language_model.get_output_embeddings()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +45,12 @@ class Shape:
             logits = logits * self.scale
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
+    def slope(self, logits: Float[Tensor, "M vocabulary"]) -> Float[Tensor, "M vocabulary"] | float:
+        """How much `of` moves with each logit."""
+        if self.softcap is None:
+            return self.scale
+        return self.scale * (1 - torch.tanh(logits * (self.scale / self.softcap)).square())
+
 
 def shape_of(language_model: PreTrainedModel) -> Shape:
     """The scaling or capping of a family."""
@@ -50,7 +63,10 @@ def target_logps(
     language_model: PreTrainedModel, hidden: Float[Tensor, "M D"], targets: Int[Tensor, " M"]
 ) -> Float[Tensor, " M"]:
     """Log-probability of each target, in float32. A head that trains computes its logits twice."""
-    return _chunked(language_model, hidden, targets, summed=False)[0]
+    head = _head(language_model)
+    if type(head) is not nn.Linear:
+        return _around(language_model, hidden, targets)
+    return _Each.apply(hidden, head.weight, head.bias, targets, shape_of(language_model))
 
 
 def summed_nll(
@@ -60,55 +76,47 @@ def summed_nll(
 
     The gradient is computed with the sum, so no logits are needed twice.
     """
-    logps, total = _chunked(language_model, hidden, targets, summed=True)
-    return total, logps.detach()
+    head = _head(language_model)
+    if type(head) is not nn.Linear:
+        logps = _around(language_model, hidden, targets)
+        return -logps.sum(), logps.detach()
+    return _Sum.apply(hidden, head.weight, head.bias, targets, shape_of(language_model))
 
 
-def _chunked(
-    language_model: PreTrainedModel, hidden: Tensor, targets: Tensor, *, summed: bool
-) -> tuple[Tensor, Tensor]:
-    head: nn.Module | None = language_model.get_output_embeddings()
-    assert head is not None
-    shape = shape_of(language_model)
-    if type(head) is nn.Linear:
-        return _Head.apply(hidden, head.weight, head.bias, targets, shape, summed)
+def _around(language_model: PreTrainedModel, hidden: Tensor, targets: Tensor) -> Float[Tensor, " M"]:
+    """Log-probabilities where something is around the head, such as LoRA: by autograd, which computes logits twice."""
+    head, shape = _head(language_model), shape_of(language_model)
 
-    # Something around it, such as LoRA: autograd does it, and computes the logits again instead of keeping them.
     def chunk_logps(hidden: Tensor, targets: Tensor) -> Tensor:
-        logits = shape.of(head(hidden))
-        return logits.log_softmax(-1, dtype=torch.float32).gather(1, targets[:, None])[:, 0]
+        return shape.of(head(hidden)).log_softmax(-1, dtype=torch.float32).gather(1, targets[:, None])[:, 0]
 
     chunks = _chunks(len(hidden), LOGITS_PER_CHUNK // language_model.config.vocab_size)
     parts = [checkpoint(chunk_logps, hidden[rows], targets[rows], use_reentrant=False) for rows in chunks]
-    logps = torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
-    return logps, -logps.sum()
+    return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
 
 
 def _chunks(length: int, size: int) -> list[slice]:
     return [slice(start, start + max(size, 1)) for start in range(0, length, max(size, 1))]
 
 
-class _Head(torch.autograd.Function):
-    """(log-probabilities, minus their sum). Only one of the two has a gradient: the sum if `summed`, else the others.
+class _Sum(torch.autograd.Function):
+    """(minus the sum of log-probabilities, the log-probabilities without a gradient).
 
-    The gradient of -log p with respect to its hidden state is known when p is: it is kept for every position, and the
-    backward pass multiplies it with what arrives. That of the weights mixes positions, so it is known beforehand only
-    for the sum, where 1 arrives everywhere. Log-probabilities can be differentiated as often as their graph is kept,
-    the sum once.
+    Some positions at a time, with all their logits. The gradient of the sum is known with it, but for the factor that
+    arrives in the backward pass: so no logits are computed twice, and the sum can be differentiated once.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, shape: Shape, summed: bool
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, shape: Shape
     ) -> tuple[Tensor, Tensor]:
-        device = hidden.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        dtype = _product_type(hidden)
         needs_hidden, needs_weight, needs_bias, *_ = ctx.needs_input_grad
         logps = torch.empty(len(hidden), device=hidden.device)
         of_hidden = torch.empty_like(hidden) if needs_hidden else None
-        of_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_weight and summed else None
-        of_bias = torch.zeros_like(weight[:, 0], dtype=torch.float32) if needs_bias and summed else None
-        with torch.autocast(device, enabled=False):
+        of_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_weight else None
+        of_bias = torch.zeros_like(weight[:, 0], dtype=torch.float32) if needs_bias else None
+        with torch.autocast(hidden.device.type, enabled=False):
             cast_weight, cast_bias = weight.to(dtype), None if bias is None else bias.to(dtype)
             for rows in _chunks(len(hidden), LOGITS_PER_CHUNK // len(weight)):
                 inputs = hidden[rows].to(dtype)
@@ -120,76 +128,128 @@ class _Head(torch.autograd.Function):
                     _add_product(of_weight, logits, inputs)
                 if of_bias is not None:
                     of_bias += logits.sum(0, dtype=torch.float32)
-        ctx.shape, ctx.summed, ctx.dtype = shape, summed, dtype
         ctx.types = weight.dtype, None if bias is None else bias.dtype
         ctx.known = [of_hidden, of_weight, of_bias]
-        if needs_weight or needs_bias:
-            ctx.save_for_backward(*(() if summed else (hidden, weight, bias, targets)))
-        total = -logps.sum()
-        ctx.mark_non_differentiable(logps if summed else total)
-        return logps, total
+        ctx.mark_non_differentiable(logps)
+        return -logps.sum(), logps
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        of_logps, of_total = gradients
         if ctx.known is None:
             raise RuntimeError("the sum was differentiated already, and its gradients are used up by that")
-        of_hidden, of_weight, of_bias = ctx.known
-        if ctx.summed:
-            # In place: a second copy of the weight's gradient is not always small.
-            ctx.known = None
-            of_hidden, of_weight, of_bias = (
-                None if known is None else known.mul_(of_total) for known in (of_hidden, of_weight, of_bias)
-            )
-        else:
-            of_hidden = None if of_hidden is None else of_hidden * -of_logps[:, None]
-            if any(ctx.needs_input_grad[1:3]):
-                of_weight, of_bias = _by_position(ctx, -of_logps)
+        # In place: a second copy of the weight's gradient is not always small.
+        of_hidden, of_weight, of_bias = (None if known is None else known.mul_(gradients[0]) for known in ctx.known)
+        ctx.known = None
         weight_type, bias_type = ctx.types
-        of_weight = of_weight.to(weight_type) if ctx.needs_input_grad[1] else None
-        of_bias = of_bias.to(bias_type) if ctx.needs_input_grad[2] else None
-        return of_hidden, of_weight, of_bias, None, None, None
+        return (
+            of_hidden,
+            None if of_weight is None else of_weight.to(weight_type),
+            None if of_bias is None else of_bias.to(bias_type),
+            *(None, None),
+        )
 
 
-def _by_position(ctx: Any, weights: Float[Tensor, " M"]) -> tuple[Tensor, Tensor | None]:
-    """Gradients of the head's weight and bias from the sum of -log p, each weighted."""
-    hidden, weight, bias, targets = ctx.saved_tensors
-    of_weight = torch.zeros_like(weight, dtype=torch.float32)
-    of_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
-    with torch.autocast(hidden.device.type, enabled=False):
-        cast_weight, cast_bias = weight.to(ctx.dtype), None if bias is None else bias.to(ctx.dtype)
-        for rows in _chunks(len(hidden), LOGITS_PER_CHUNK // len(weight)):
-            inputs = hidden[rows].to(ctx.dtype)
-            logits = nn.functional.linear(inputs, cast_weight, cast_bias)
-            _to_errors(logits, targets[rows], ctx.shape, weights[rows])
-            _add_product(of_weight, logits, inputs)
-            if of_bias is not None:
-                of_bias += logits.sum(0, dtype=torch.float32)
-    return of_weight, of_bias
+class _Each(torch.autograd.Function):
+    """The log-probabilities. What arrives in the backward pass differs by position, so logits are computed again there.
+
+    Some tokens of the vocabulary at a time, with the logits of all positions: their part of the weight's gradient is
+    then one product, and neither it nor a rounded copy of the weight has to be there as a whole beside another.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, shape: Shape) -> Tensor:
+        ctx.dtype, ctx.shape = _product_type(hidden), shape
+        largest = torch.full((len(hidden),), float("-inf"), device=hidden.device)
+        sums, wanted = torch.zeros_like(largest), torch.zeros_like(largest)
+        with torch.autocast(hidden.device.type, enabled=False):
+            inputs = hidden.to(ctx.dtype)
+            for tokens in _columns(inputs, weight):
+                logits = _some_logits(inputs, weight, bias, tokens)
+                index, inside = _places(targets, tokens)
+                wanted = torch.where(inside, shape.of(logits.gather(1, index).float())[:, 0], wanted)
+                for rows in _chunks(len(logits), LOGITS_IN_FLOAT32 // logits.shape[1]):
+                    some = shape.of(logits[rows].float())
+                    top = torch.maximum(largest[rows], some.amax(1))
+                    sums[rows] *= (largest[rows] - top).exp()
+                    sums[rows] += some.sub_(top[:, None]).exp_().sum(1)
+                    largest[rows] = top
+        normaliser = largest + sums.log()
+        ctx.save_for_backward(hidden, weight, bias, targets, normaliser)
+        return wanted - normaliser
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias, targets, normaliser = ctx.saved_tensors
+        needs_hidden, needs_weight, needs_bias, *_ = ctx.needs_input_grad
+        of_hidden = torch.zeros_like(hidden, dtype=torch.float32) if needs_hidden else None
+        of_weight = torch.empty_like(weight) if needs_weight else None
+        of_bias = torch.empty_like(weight[:, 0], dtype=bias.dtype) if needs_bias else None
+        with torch.autocast(hidden.device.type, enabled=False):
+            inputs = hidden.to(ctx.dtype)
+            for tokens in _columns(inputs, weight):
+                errors = _some_logits(inputs, weight, bias, tokens)
+                _weigh_errors(errors, *_places(targets, tokens), ctx.shape, normaliser, -gradients[0])
+                if of_hidden is not None:
+                    of_hidden += errors @ weight[tokens].to(ctx.dtype)
+                if of_weight is not None:
+                    of_weight[tokens] = errors.t() @ inputs
+                if of_bias is not None:
+                    of_bias[tokens] = errors.sum(0, dtype=torch.float32)
+        return None if of_hidden is None else of_hidden.to(hidden.dtype), of_weight, of_bias, None, None
 
 
-def _to_errors(
-    logits: Float[Tensor, "m vocabulary"],
-    targets: Int[Tensor, " m"],
+def _product_type(hidden: Tensor) -> torch.dtype:
+    device = hidden.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+
+
+def _columns(inputs: Float[Tensor, "M D"], weight: Float[Tensor, "vocabulary D"]) -> list[slice]:
+    """Tokens of the vocabulary, a few at a time."""
+    return _chunks(len(weight), max(LOGITS_PER_CHUNK // max(len(inputs), 1), FEWEST_COLUMNS))
+
+
+def _some_logits(inputs: Tensor, weight: Tensor, bias: Tensor | None, tokens: slice) -> Float[Tensor, "M some"]:
+    some_bias = None if bias is None else bias[tokens].to(inputs.dtype)
+    return nn.functional.linear(inputs, weight[tokens].to(inputs.dtype), some_bias)
+
+
+def _places(targets: Int[Tensor, " M"], tokens: slice) -> tuple[Int[Tensor, "M 1"], Bool[Tensor, " M"]]:
+    """Where targets stand among some tokens, and whether they do; those that do not stand anywhere."""
+    inside = (targets >= tokens.start) & (targets < tokens.stop)
+    return torch.where(inside, targets - tokens.start, 0)[:, None], inside
+
+
+def _weigh_errors(
+    logits: Float[Tensor, "M some"],
+    index: Int[Tensor, "M 1"],
+    inside: Bool[Tensor, " M"],
     shape: Shape,
-    weights: Float[Tensor, " m"] | None = None,
-) -> Float[Tensor, " m"]:
-    """Log-probabilities of the targets. Logits are overwritten with the gradient of minus those, weighted, with respect
-    to themselves.
+    normaliser: Float[Tensor, " M"],
+    weights: Float[Tensor, " M"],
+) -> None:
+    """Overwrite logits with the gradient of minus the weighted log-probabilities with respect to themselves."""
+    for rows in _chunks(len(logits), LOGITS_IN_FLOAT32 // logits.shape[1]):
+        raw = logits[rows].float()
+        errors = shape.of(raw).sub(normaliser[rows, None]).exp_()
+        errors.scatter_add_(1, index[rows], -inside[rows, None].float())
+        errors *= shape.slope(raw) * weights[rows, None]
+        logits[rows] = errors
+
+
+def _to_errors(logits: Float[Tensor, "m vocabulary"], targets: Int[Tensor, " m"], shape: Shape) -> Float[Tensor, " m"]:
+    """Log-probabilities of the targets. Logits are overwritten with the gradient of minus their sum with respect to
+    themselves.
     """
     logps = torch.empty(len(logits), device=logits.device)
     for rows in _chunks(len(logits), LOGITS_IN_FLOAT32 // logits.shape[1]):
-        raw, wanted = logits[rows], targets[rows, None]
-        errors = shape.of(raw).log_softmax(-1, dtype=torch.float32)
-        logps[rows] = errors.gather(1, wanted)[:, 0]
-        errors.exp_().scatter_add_(1, wanted, torch.full_like(wanted, -1.0, dtype=errors.dtype))
-        if shape.softcap is not None:
-            errors *= 1 - torch.tanh(raw.float() * (shape.scale / shape.softcap)) ** 2
-        if shape.scale != 1:
-            errors *= shape.scale
-        if weights is not None:
-            errors *= weights[rows, None]
-        raw.copy_(errors)
+        raw, wanted = logits[rows].float(), targets[rows, None]
+        shaped = shape.of(raw)
+        errors = shaped.softmax(-1)
+        # The largest chance is at least one in all, so its logarithm is exact: what all logits are normalised by.
+        normaliser = shaped.amax(-1) - errors.amax(-1).log()
+        logps[rows] = shaped.gather(1, wanted)[:, 0] - normaliser
+        errors.scatter_add_(1, wanted, torch.full_like(wanted, -1.0, dtype=errors.dtype))
+        logits[rows] = errors if shape == Shape() else errors.mul_(shape.slope(raw))
     return logps
 
 
