@@ -8,7 +8,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from xgenmm.model import lean
-from xgenmm.model.lean import use_lean_layers
+from xgenmm.model.lean import gelu_linear, use_lean_layers
 
 SIZES = {"hidden_size": 32, "intermediate_size": 56, "num_hidden_layers": 2, "num_attention_heads": 4}
 SPECIAL = {"vocab_size": 288, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "num_key_value_heads": 2}
@@ -69,6 +69,19 @@ def test_in_bfloat16_they_are_rounded_and_nothing_worse(family, weights):
         errors.append(torch.tensor([((one.float() - other).norm() / other.norm()).item() for one, other in pairs]))
         use_lean_layers(model)
     assert (errors[1] < 1.2 * errors[0] + 0.005).all()
+
+
+@pytest.mark.parametrize("bias", [False, True])  # with one, it is left to torch
+def test_gelu_and_the_layer_behind_it(bias):
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(3, 5, 24, generator=generator, dtype=torch.float64).requires_grad_()
+    linear = nn.Linear(24, 7, bias=bias, dtype=torch.float64)
+    results = []
+    for output in (gelu_linear(inputs, linear), linear(nn.functional.gelu(inputs))):
+        parameters = [inputs, *linear.parameters()]
+        results.append([output, *torch.autograd.grad(output.sin().sum(), parameters)])
+    for found, wanted in zip(*results, strict=True):
+        torch.testing.assert_close(found, wanted)
 
 
 def test_a_copy_has_weights_of_its_own():

@@ -184,6 +184,8 @@ def block_bytes(blocks: Blocks, mode: Mode, rank: int, format: Formats, *, causa
     ffn = blocks.ffn
     kept += p * ffn * ((2 if lean else 3) if blocks.gated else 1)
     for number, group in enumerate(_readers(blocks)):
+        if lean and blocks.gated and mode is True and number == 3:
+            continue  # the inside of the feed-forward layer is computed again
         # Linear layers that read the same keep it once, or each its own rounded copy.
         if mode is not False:
             shared = not format.copies or (lean and mode is True)
@@ -252,7 +254,8 @@ def _resampler(shape: ResamplerShape, patches: int, trained: Trained, tiles: Amo
     layer = latents * 2 * s * (width + 2) + (patches * 2 * s if mode is True else 0)
     layer += p * (keys * 2 * inner + latents * (2 * inner + wide)) + 4 * shape.heads * latents
     if mode:
-        layer += p * (keys * width + latents * (2 * width + wide))
+        kept_inside = 0 if format.lean and mode is True else wide  # otherwise GELU is computed again
+        layer += p * (keys * width + latents * (2 * width + kept_inside))
     if mode == "lora":
         layer += p * trained.rank * (keys + 4 * latents)
     layers = shape.depth * layer

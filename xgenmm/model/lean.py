@@ -2,12 +2,15 @@
 
 transformers writes them as chains of small operations, each of which reads and writes everything, and some of which
 keep what they read for the backward pass. Here each is one operation that works through a few rows at a time and keeps
-its input. Layers are not known by name: one is replaced if it gives the same numbers when tried, so a family that does
-it another way stays as it is.
+its input; what is quickly computed again, as the inside of a feed-forward layer, is not kept.
+
+Layers are not known by name: one is replaced if it gives the same numbers when tried, so a family that does it another
+way stays as it is.
 """
 
 import copy
 import inspect
+from collections.abc import Sequence
 from types import MethodType
 from typing import Any
 
@@ -83,8 +86,24 @@ def _gated(module: Any, hidden_states: Tensor) -> Tensor:
     if _plain(hidden_states):
         return type(module).forward(module, hidden_states)
     if hasattr(module, "gate_up_proj"):
-        return module.down_proj(_Gated.apply(module.gate_up_proj(hidden_states)))
-    return module.down_proj(_GatedPair.apply(module.gate_proj(hidden_states), module.up_proj(hidden_states)))
+        gate, up = module.gate_up_proj(hidden_states), None
+    else:
+        gate, up = module.gate_proj(hidden_states), module.up_proj(hidden_states)
+    if _is_bare(module.down_proj):
+        return _GatedLinear.apply(gate, up, module.down_proj.weight)
+    return module.down_proj(_Gated.apply(gate, up))
+
+
+def gelu_linear(inputs: Float[Tensor, "*rows F"], linear: nn.Module) -> Float[Tensor, "*rows D"]:
+    """GELU and the layer behind it. On a CPU GELU is computed again in the backward pass instead of being kept."""
+    if _plain(inputs) or not _is_bare(linear):
+        return linear(F.gelu(inputs))
+    return _GeluLinear.apply(inputs, linear.weight)
+
+
+def _is_bare(module: nn.Module) -> bool:
+    """Whether a layer is its weight and nothing else, such as LoRA."""
+    return type(module) is nn.Linear and module.bias is None
 
 
 def _portions(rows: Tensor) -> list[slice]:
@@ -136,37 +155,67 @@ class _RmsNorm(torch.autograd.Function):
 
 
 class _Gated(torch.autograd.Function):
-    """SiLU of the first half of every row, times the second half."""
+    """SiLU of one half, times the other. The halves are two tensors, or those of every row of one."""
 
     @staticmethod
-    def forward(ctx: Any, both: Float[Tensor, "*rows F2"]) -> Tensor:
-        ctx.save_for_backward(both)
-        gate, up = both.flatten(0, -2).chunk(2, dim=-1)
-        return _product(gate, up).view(*both.shape[:-1], -1)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
-        (both,) = ctx.saved_tensors
-        found = torch.empty_like(both)
-        halves = (tensor.flatten(0, -2).chunk(2, dim=-1) for tensor in (both, found))
-        _product_gradients(gradients[0].flatten(0, -2), *next(halves), *next(halves))
-        return (found,)
-
-
-class _GatedPair(torch.autograd.Function):
-    """The same where the halves are apart."""
-
-    @staticmethod
-    def forward(ctx: Any, gate: Float[Tensor, "*rows F"], up: Float[Tensor, "*rows F"]) -> Tensor:
+    def forward(ctx: Any, gate: Float[Tensor, "*rows F"], up: Float[Tensor, "*rows F"] | None) -> Tensor:
         ctx.save_for_backward(gate, up)
-        return _product(gate.flatten(0, -2), up.flatten(0, -2)).view(gate.shape)
+        return _product(*_halves(gate, up)).view(*gate.shape[:-1], -1)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
-        gate, up = ctx.saved_tensors
-        found = torch.empty_like(gate), torch.empty_like(up)
-        _product_gradients(*(tensor.flatten(0, -2) for tensor in (gradients[0], gate, up, *found)))
-        return found
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return _gated_gradients(*ctx.saved_tensors, gradients[0].flatten(0, -2))
+
+
+class _GatedLinear(torch.autograd.Function):
+    """The same and the linear layer behind it, whose input is computed again in the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor | None, weight: Float[Tensor, "D F"]) -> Tensor:
+        ctx.save_for_backward(gate, up, weight)
+        with torch.autocast("cpu", enabled=False):
+            result = _product(*_halves(gate, up)) @ weight.to(gate.dtype).t()
+        return result.view(*gate.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        gate, up, weight = ctx.saved_tensors
+        gradient, of_weight = gradients[0].flatten(0, -2).to(gate.dtype), None
+        with torch.autocast("cpu", enabled=False):
+            if ctx.needs_input_grad[2]:
+                of_weight = (gradient.t() @ _product(*_halves(gate, up))).to(weight.dtype)
+            arriving = gradient @ weight.to(gate.dtype)
+        return *_gated_gradients(gate, up, arriving), of_weight
+
+
+class _GeluLinear(torch.autograd.Function):
+    """GELU and the linear layer behind it, whose input is computed again in the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Float[Tensor, "*rows F"], weight: Float[Tensor, "D F"]) -> Tensor:
+        ctx.save_for_backward(inputs, weight)
+        with torch.autocast("cpu", enabled=False):
+            return F.gelu(inputs) @ weight.to(inputs.dtype).t()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, weight = ctx.saved_tensors
+        rows, gradient, of_weight = inputs.flatten(0, -2), gradients[0].flatten(0, -2).to(inputs.dtype), None
+        with torch.autocast("cpu", enabled=False):
+            if ctx.needs_input_grad[1]:
+                of_weight = (gradient.t() @ F.gelu(rows)).to(weight.dtype)
+            arriving = gradient @ weight.to(inputs.dtype)
+        return torch.ops.aten.gelu_backward(arriving, rows).view(inputs.shape), of_weight
+
+
+def _halves(gate: Tensor, up: Tensor | None) -> Sequence[Float[Tensor, "L F"]]:
+    return gate.flatten(0, -2).chunk(2, dim=-1) if up is None else (gate.flatten(0, -2), up.flatten(0, -2))
+
+
+def _gated_gradients(gate: Tensor, up: Tensor | None, gradient: Float[Tensor, "L F"]) -> tuple[Tensor, Tensor | None]:
+    found = torch.empty_like(gate), None if up is None else torch.empty_like(up)
+    _product_gradients(gradient, *_halves(gate, up), *_halves(*found))
+    return found
 
 
 def _product(gate: Float[Tensor, "L F"], up: Float[Tensor, "L F"]) -> Float[Tensor, "L F"]:

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from xgenmm.model.lean import gelu_linear
 from xgenmm.model.products import small_attention
 
 
@@ -62,7 +63,7 @@ class PerceiverLayer(nn.ModuleList):
 
     def __init__(self, config: ResamplerConfig, width: int) -> None:
         attention = PerceiverAttention(width, config.heads, config.head_dim)
-        super().__init__([attention, feed_forward(width, config.ff_mult)])
+        super().__init__([attention, FeedForward(width, config.ff_mult)])
 
     def forward(
         self,
@@ -75,14 +76,21 @@ class PerceiverLayer(nn.ModuleList):
         return latents + self[1](latents)
 
 
-def feed_forward(width: int, mult: int) -> nn.Sequential:
-    """Norm, widen, exact GELU, narrow; no biases in the linear layers."""
-    return nn.Sequential(
-        nn.LayerNorm(width),
-        nn.Linear(width, mult * width, bias=False),
-        nn.GELU(),
-        nn.Linear(mult * width, width, bias=False),
-    )
+class FeedForward(nn.Sequential):
+    """Norm, widen, exact GELU, narrow; no biases in the linear layers. Numbered, as in the released weights."""
+
+    def __init__(self, width: int, mult: int) -> None:
+        super().__init__(
+            nn.LayerNorm(width),
+            nn.Linear(width, mult * width, bias=False),
+            nn.GELU(),
+            nn.Linear(mult * width, width, bias=False),
+        )
+
+    def forward(self, latents: Float[Tensor, "T K D"]) -> Float[Tensor, "T K D"]:
+        """What is added to the latents."""
+        norm, widen, _, narrow = self
+        return gelu_linear(widen(norm(latents)), narrow)
 
 
 class PerceiverResampler(nn.Module):
