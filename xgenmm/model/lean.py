@@ -164,7 +164,8 @@ class _Gated(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        return _gated_gradients(*ctx.saved_tensors, gradients[0].flatten(0, -2))
+        gate, up = ctx.saved_tensors
+        return _gated_gradients(gate, up, gradients[0].flatten(0, -2))
 
 
 class _GatedLinear(torch.autograd.Function):

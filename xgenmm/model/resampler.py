@@ -87,10 +87,10 @@ class FeedForward(nn.Sequential):
             nn.Linear(mult * width, width, bias=False),
         )
 
-    def forward(self, latents: Float[Tensor, "T K D"]) -> Float[Tensor, "T K D"]:
+    def forward(self, input: Float[Tensor, "T K D"]) -> Float[Tensor, "T K D"]:
         """What is added to the latents."""
         norm, widen, _, narrow = self
-        return gelu_linear(widen(norm(latents)), narrow)
+        return gelu_linear(widen(norm(input)), narrow)
 
 
 class PerceiverResampler(nn.Module):
