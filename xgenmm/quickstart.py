@@ -25,6 +25,7 @@ from xgenmm.recipe.settings import Recipe, load_recipe
 from xgenmm.starter.build import build
 from xgenmm.starter.fetch import PACKAGES
 from xgenmm.starter.tasks import ASPECTS
+from xgenmm.training.metrics import peak_memory_mb
 from xgenmm.training.precision import Precision
 
 log = logging.getLogger(__name__)
@@ -126,7 +127,7 @@ class Quickstart:
                     "answers": answers_of(folder),
                     "training_seconds": round(result.seconds, 1),
                     "measuring_seconds": round(time.perf_counter() - began, 1),
-                    "peak_memory_mb": round(result.peak_memory_mb),
+                    "peak_memory_mb": round(max(result.peak_memory_mb, peak_memory_mb(torch.device("cpu")))),
                 },
             )
         self.collect()
