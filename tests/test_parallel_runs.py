@@ -69,8 +69,10 @@ def test_two_processes_learn_what_one_learns(alone, toy_folder, tmp_path, strate
     # what one process says of a step is what all processes did
     for stage in ("pretrain", "dpo"):
         ours, theirs = (read_lines(one.folder / stage / "metrics.jsonl") for one in (recipe, alone))
-        for name in ("samples", "tokens", "targets", "dropped"):
+        for name in ("samples", "tokens", "vision_tokens", "supervised_tokens", "fill", "targets", "dropped"):
             assert [line[name] for line in ours] == [line[name] for line in theirs]
+        # weights and gradients travel, and that is told apart from what is computed with them
+        assert all(line["speed"]["phases"]["communication"] > 0.01 * line["speed"]["seconds"] for line in ours)
     reports = [json.loads((one.folder / "pretrain" / "data_report.json").read_text()) for one in (recipe, alone)]
     assert reports[0] == reports[1]
 

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +26,7 @@ from xgenmm.model.lora import LoraConfig
 from xgenmm.model.resampler import ResamplerConfig
 from xgenmm.model.weights import ModelConfig
 from xgenmm.recipe.drawing import drawn_steps
+from xgenmm.recipe.measuring import measure
 from xgenmm.recipe.parts import build, make_loader, stage_processor
 from xgenmm.recipe.settings import Recipe, StageConfig, TrainConfig, load_recipe
 
@@ -227,6 +229,40 @@ def test_what_breaks_first_by_hand():
     assert re.search(
         r"^100x: rows of a step, one for each GPU \([\d.]+ times what there is\), then ", text, re.MULTILINE
     )
+
+
+def test_what_breaks_first_stands_in_the_documents_as_it_is_printed():
+    text = (Path(__file__).parents[2] / "docs" / "scale.md").read_text(encoding="utf-8")
+    told = re.search(r"plan\.document_tokens=2048` prints\n\n((?:    .*\n)+)", text)
+    assert told
+    printed = plan_of(load_view("paper/pretrain", ["plan.document_tokens=2048"])).splitlines()
+    assert [line for line in told[1].splitlines() if line[4:] not in printed] == []
+
+
+@pytest.mark.slow
+def test_measured_steps_are_those_of_training(toy_folder, tmp_path, capsys):
+    at = f"{toy_folder}/"
+    settings = [f"model.vision={at}vision", f"model.language={at}language", f"toy={at}", f"output={tmp_path}"]
+    data = f"[{{name: toy, adapter: llava, path: {at}instructions.json}}]"
+    settings += [f"reading.index={tmp_path}/index", f"stages.sft.data={data}", "stages.sft.batch.size=4"]
+    (found,) = measure("debug", settings, ["sft"])
+    recipe = load_recipe("debug", settings)
+    stage = next(stage for stage in recipe.stages if stage.name == "sft")
+    loader = make_loader(recipe, stage, stage_processor(recipe, stage))
+    lengths = [
+        [segment.length for batch in step.batches for segment in layout_of(batch.documents).segments]
+        for step in loader.steps(0, 4)
+    ]
+    assert found.tokens == sum(map(sum, lengths[1:])) / 3  # the first one sets things up
+    assert found.precision == "float32"
+    assert sum(found.phases.values()) == pytest.approx(found.seconds, rel=1)  # a mean of three, and their median
+    assert 0 < found.utilisation < 1
+    assert 0 < found.foretold < found.memory  # of a toy, most is what torch sets up
+    assert not (tmp_path / "debug").exists()  # nothing of it is a run
+    with pytest.raises(ConfigError, match=r"sft cannot be measured: .*there is no folder"):
+        measure("debug", [*settings, f"model.language={tmp_path}/none"], ["sft"])
+    assert main(["plan", "debug", "--measure", *settings, "model.vision=/none"]) == 2
+    assert "/none" in capsys.readouterr().err
 
 
 def test_a_plan_of_indexed_data_assumes_nothing_about_them(toy_folder, tmp_path, capsys):
