@@ -123,3 +123,20 @@ def test_a_case_that_cannot_be_scored_is_a_failure_and_stops_nothing(
     told = capsys.readouterr().out
     assert "passed 7\tfailed 2" in told  # the case, and the set that has it
     assert "KeyError: 'answers'" in told
+
+
+def test_golds_that_are_no_text_are_compared_as_text():
+    """By VLMEvalKit's own functions, out of ms-vlmeval 0.0.5: a number is text there, and a missing gold no option."""
+    assert score_case("mmmu_open", "paper", {"prediction": "It is 2.5 m", "gold": 2.5}) == {"option": "A", "hit": 1}
+    assert score_case("mmmu_open", "paper", {"prediction": "x = 5", "gold": None}) == {"option": "Z", "hit": 0}
+    chart = {"prediction": "2.4", "answer": 2.5, "type": "human_test"}
+    assert score_case("chartqa_relaxed", "paper", chart) == {"score": 1.0, "gt": [2.5]}
+    free = {"question_type": "free_form", "answer_type": "text", "choices": None, "precision": None, "prediction": "x"}
+    assert score_case("mathvista", "paper", {**free, "answer": "None"})["correct"] is True  # nothing is read, as text
+    assert score_case("mathvista", "paper", {**free, "answer": "x"}) == {"prefetch": None, "needs_llm": True}
+
+
+def test_a_missing_option_has_a_letter_where_options_are_a_list():
+    case = {"prediction": "(C)", "options": ["red", "blue", None, "green"], "gold": "C"}
+    assert score_case("mmmu_mcq", "lmms-eval", case) == {"parsed": "C", "correct": True}
+    assert score_case("mmmu_mcq", "paper", case) == {"option": "Z", "hit": 0}  # an empty cell is no option

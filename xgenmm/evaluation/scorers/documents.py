@@ -56,12 +56,12 @@ def anls(prediction: str, answers: Sequence[str]) -> float:
     return similarity if similarity >= ANLS_THRESHOLD else 0.0
 
 
-def listed(answer: str) -> list[Any]:
+def listed(answer: Any) -> list[Any]:
     """The elements of an answer that is written as a Python list, else the answer alone: VLMEvalKit's reading of golds.
 
     The reference calls eval(); a literal is all that a gold answer can be here.
     """
-    if "[" not in answer:  # Python warns of much that is no literal, such as "24cm"
+    if not isinstance(answer, str) or "[" not in answer:  # Python warns of much that is no literal, such as "24cm"
         return [answer]
     try:
         with warnings.catch_warnings(action="ignore", category=SyntaxWarning):

@@ -70,6 +70,11 @@ def infer_option(answer: str, options: Mapping[str, str], *, recent: bool) -> st
     return infer_letter(answer, tuple(options), recent=recent) or infer_text(answer, options, recent=recent)
 
 
+def all_lettered(options: Sequence[Any]) -> dict[str, str]:
+    """Options by letter, missing ones too: what reads a list, and no table's cells, has a letter for each."""
+    return {letter: str(text) for letter, text in zip(LETTERS, options, strict=False)}
+
+
 def lettered(options: Sequence[Any]) -> dict[str, str]:
     """Options by letter; a missing one (null) has none."""
     return {letter: str(text) for letter, text in zip(LETTERS, options, strict=False) if text is not None}

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from xgenmm.evaluation.scorers.documents import levenshtein
-from xgenmm.evaluation.scorers.letters import LETTERS, infer_option, lettered
+from xgenmm.evaluation.scorers.letters import LETTERS, all_lettered, infer_option
 from xgenmm.evaluation.scorers.profiles import (
     LMMS_EVAL,
     LMMS_EVAL_021,
@@ -132,7 +132,7 @@ def _vlmevalkit(case: Case, *, recent: bool) -> dict[str, Any]:
     """
     choices, gold = case["choices"], case["answer"]
     if case["question_type"] == "multi_choice":
-        read = infer_option(case["prediction"], lettered(choices), recent=recent)
+        read = infer_option(case["prediction"], all_lettered(choices), recent=recent)
         correct = gold in choices and read == LETTERS[choices.index(gold)]
     else:
         read = _equal_number(case["prediction"], gold, case["answer_type"])

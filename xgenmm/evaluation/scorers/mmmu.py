@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from xgenmm.evaluation.scorers.accuracies import report_accuracy
-from xgenmm.evaluation.scorers.letters import exact_matching, lettered, mmmu_letter
+from xgenmm.evaluation.scorers.letters import all_lettered, exact_matching, lettered, mmmu_letter
 from xgenmm.evaluation.scorers.profiles import (
     LMMS_EVAL,
     LMMS_EVAL_021,
@@ -125,7 +125,7 @@ def subject_of(question_id: str) -> str:
 
 
 def _choice_lmms(prediction: str, case: Case) -> dict[str, Any]:
-    options = lettered(case["options"])
+    options = all_lettered(case["options"])
     letter = mmmu_letter(prediction, options)
     if letter is None:
         return {"parsed": None, "random_choice_among": list(options), "correct": None}
@@ -149,7 +149,7 @@ def _open_lmms(prediction: str, case: Case) -> dict[str, Any]:
 def _full_lmms(prediction: str, case: Case) -> dict[str, Any]:
     if case["question_type"] != "multiple-choice":
         return {"correct": open_match(open_candidates(prediction), case["answer"]), "random": False}
-    letter = mmmu_letter(prediction, lettered(ast.literal_eval(case["options"])))
+    letter = mmmu_letter(prediction, all_lettered(ast.literal_eval(case["options"])))
     return {"correct": None if letter is None else letter == case["answer"], "random": letter is None}
 
 
@@ -176,9 +176,9 @@ def _choice_vlmevalkit(case: Case, *, recent: bool) -> dict[str, Any]:
     return exact_matching(case["prediction"], lettered(case["options"]), case["gold"], recent=recent)
 
 
-def _open_vlmevalkit(prediction: str, gold: str, *, recent: bool) -> dict[str, Any]:
+def _open_vlmevalkit(prediction: str, gold: Any, *, recent: bool) -> dict[str, Any]:
     """An open question as one with two options: right if the answer contains the gold text or an "A" stands alone."""
-    return exact_matching(prediction, {"A": gold, "B": OPEN_ALTERNATIVE}, "A", recent=recent)
+    return exact_matching(prediction, lettered([gold, OPEN_ALTERNATIVE]), "A", recent=recent)
 
 
 def _full_vlmevalkit(case: Case, *, recent: bool) -> dict[str, Any]:
