@@ -116,7 +116,7 @@ class Quickstart:
                 limit=FAST_LIMIT if self.fast else None,
                 batch_size=TOGETHER,
             )
-            results = evaluate_model(settings, model, processor)
+            results = evaluate_model(settings, model, processor, page=False)
             del model
             gc.collect()
             give_back_memory()

@@ -7,10 +7,11 @@ import torch
 from benchmark_rows import write_benchmark
 from ranks import on_ranks
 from safetensors.torch import load_file
+from toy import make_answering_model, make_processor
 
 from xgenmm.cli import main
 from xgenmm.config import RECIPES, ConfigError, decode, override, read_yaml
-from xgenmm.evaluation.watch import WatchConfig
+from xgenmm.evaluation.watch import Watch, WatchConfig
 from xgenmm.recipe.run import run
 from xgenmm.recipe.settings import Recipe
 
@@ -37,6 +38,13 @@ def test_the_curve_is_drawn_and_the_training_is_the_same(tmp_path, monkeypatch):
         watched, alone = (load_file(path) for path in paths)
         assert watched.keys() == alone.keys()
         assert all(torch.equal(watched[name], alone[name]) for name in alone)
+
+
+def test_nothing_to_draw_stops_nothing(tmp_path):
+    watch = Watch(WatchConfig(tasks=("gqa",), data=str(tmp_path), every=2), tmp_path, 4)
+    processor = make_processor("phi3")
+    watch.evaluate(2, make_answering_model(processor), processor)  # there is no data
+    assert json.loads((tmp_path / "evaluations" / "curve.json").read_text()) == {}
 
 
 def test_mistakes_are_told_when_the_recipe_is_read():

@@ -67,12 +67,20 @@ def evaluate(config: EvaluationConfig) -> Path:
 
 
 def evaluate_model(
-    config: EvaluationConfig, model: XGenMMForConditionalGeneration, processor: XGenMMProcessor
+    config: EvaluationConfig, model: XGenMMForConditionalGeneration, processor: XGenMMProcessor, *, page: bool = True
 ) -> dict[str, Any]:
-    """As `evaluate` for a model in memory, on this process alone; gives the results. For hooks in training."""
+    """As `evaluate` for a model in memory, on this process alone; gives the results. For hooks in training.
+
+    Args:
+        config: What to evaluate; `weights` is only what the results call the model.
+        model: Evaluated as it is.
+        processor: The model's.
+        page: Whether `report.html` is written, too.
+    """
     folder = Path(config.output)
     folder.mkdir(parents=True, exist_ok=True)
-    return json.loads(_Runner(config, folder, model, processor, 0, 1).run().read_text(encoding="utf-8"))
+    runner = _Runner(config, folder, model, processor, 0, 1, page=page)
+    return json.loads(runner.run().read_text(encoding="utf-8"))
 
 
 class _TaskError(Exception):
@@ -88,8 +96,10 @@ class _Runner:
         processor: XGenMMProcessor,
         rank: int,
         world: int,
+        *,
+        page: bool = True,
     ) -> None:
-        self.config, self.folder, self.processor = config, folder, processor
+        self.config, self.folder, self.processor, self.page = config, folder, processor, page
         self.pictures = PictureTokens(model)
         self.rank, self.world = rank, world
         self.runs: list[TaskRun] = []
@@ -106,7 +116,7 @@ class _Runner:
                     log.error("%s failed: %s", job.benchmark.name, error)
             if self.rank == 0:
                 write_results(self.folder, self.runs, encode(self.config), self.failures, began)
-        if self.rank == 0:
+        if self.rank == 0 and self.page:
             write_evaluation_report(self.folder)
         if self.failures:
             raise EvaluationError(self.failures, len(dict.fromkeys(self.config.tasks)), self.folder)
@@ -165,7 +175,8 @@ class _Runner:
         except ScoringError as error:
             raise BenchmarkDataError(f"{docs.where}: {error}. {docs.advice}") from error
         write_samples(self.folder / f"{PREFIX}{label}.jsonl", outcome.samples)
-        write_thumbnails(self.folder, label, benchmark, docs, choose_shown(outcome.samples))
+        if self.page:
+            write_thumbnails(self.folder, label, benchmark, docs, choose_shown(outcome.samples))
         generation = {} if benchmark.weighing else plain_settings(queries.settings)
         self.runs.append(task_run(job, label, outcome, len(docs), generation, self.config))
 

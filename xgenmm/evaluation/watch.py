@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import matplotlib.pyplot as plt
+from matplotlib.ticker import MaxNLocator
 from torch.utils.tensorboard import SummaryWriter
 
 from xgenmm.config import ConfigError
@@ -121,15 +122,31 @@ class Watch:
             for task, points in curve.items():
                 if str(step) in points:
                     board.add_scalar(f"evaluation/{task}", points[str(step)], step)
-        figure, axes = plt.subplots(len(curve), 1, squeeze=False, figsize=(6, 2.4 * max(len(curve), 1)), sharex=True)
+        if not curve:
+            return  # no task could be evaluated
+        titles = _titles(self.folder)
+        figure, axes = plt.subplots(len(curve), 1, squeeze=False, figsize=(6.4, 2.4 * len(curve)), sharex=True)
         for axis, (task, points) in zip(axes[:, 0], curve.items(), strict=True):
-            axis.plot([int(one) for one in points], list(points.values()), marker="o")
-            axis.set_title(task, fontsize=9, loc="left")
+            axis.plot([int(one) for one in points], list(points.values()), marker="o", markersize=4, color="#0f6b74")
+            axis.set_title(titles[task], fontsize=9, loc="left")
             axis.grid(alpha=0.3)
+            axis.spines[["top", "right"]].set_visible(False)
+        axes[-1, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
         axes[-1, 0].set_xlabel("step")
         figure.tight_layout()
         figure.savefig(self.folder / FOLDER / "curve.png", dpi=120)
         plt.close(figure)
+
+
+def _titles(folder: Path) -> dict[str, str]:
+    """What each task's numbers are: `pope: F1, 64 questions`."""
+    found = {}
+    for path in (folder / FOLDER).glob("step-*/results.json"):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        for task, result in content["results"].items():
+            count = content["n-samples"][task]["effective"]
+            found[task] = f"{task}: {result.get('headline_name', '')}, {count} questions"
+    return found
 
 
 def read_curve(folder: Path) -> Mapping[str, dict[str, float]]:
