@@ -257,7 +257,7 @@ def test_measured_steps_are_those_of_training(toy_folder, tmp_path, capsys):
     assert found.precision == "float32"
     assert sum(found.phases.values()) == pytest.approx(found.seconds, rel=1)  # a mean of three, and their median
     assert 0 < found.utilisation < 1
-    assert 0 < found.foretold < found.memory  # of a toy, most is what torch sets up
+    assert 0 < found.foretold_memory < found.memory  # of a toy, most is what torch sets up
     assert not (tmp_path / "debug").exists()  # nothing of it is a run
     with pytest.raises(ConfigError, match=r"sft cannot be measured: .*there is no folder"):
         measure("debug", [*settings, f"model.language={tmp_path}/none"], ["sft"])

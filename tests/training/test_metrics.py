@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from xgenmm.config import ConfigError
 from xgenmm.phases import PHASES
+from xgenmm.training import stage_page
 from xgenmm.training.effort import Utilisation
 from xgenmm.training.metrics import Incident, Speed, StepRecord, peak_memory_mb
 from xgenmm.training.records import open_records
@@ -241,6 +242,17 @@ def test_a_stage_has_a_page_of_its_own(tmp_path):
     polylines = re.findall(r'<polyline points="([^"]*)"', text)
     assert max(len(line.split()) for line in polylines) <= 240
     assert len(text) < 200_000
+
+
+def test_a_page_that_cannot_be_written_hides_no_other_error(tmp_path, monkeypatch, caplog):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(stage_page, "write_page", full)
+    records = open_records(tmp_path, "sft", 0, 5, ())
+    records.write(record(0), ())
+    records.close()
+    assert "report.html is not up to date: [Errno 28] No space left on device" in caplog.text
 
 
 def test_before_the_first_step_there_is_no_page(tmp_path):

@@ -16,6 +16,8 @@ class Measured:
     """Of a step, as all that follows: the mean of those that count."""
     seconds: float
     """The median; without waiting for data."""
+    foretold_seconds: float
+    """What the machine's peak makes expect: on a GPU with the recipe's `plan.mfu`, on a CPU as `costs.speed` says."""
     phases: Mapping[str, float]
     """Where it went, as means."""
     flops: float
@@ -24,7 +26,7 @@ class Measured:
     """FLOP/s that a large matrix product reaches here."""
     memory: float
     """Bytes by which the process grew at most, model and optimizer included."""
-    foretold: float
+    foretold_memory: float
     """What `costs.memory` says of it."""
 
     @property
@@ -33,7 +35,7 @@ class Measured:
         return self.flops / self.seconds / self.peak
 
 
-def measured_text(stages: Sequence[Measured], mfu: float) -> str:
+def measured_text(stages: Sequence[Measured]) -> str:
     """What was measured on this machine, beside what was foretold of the same steps."""
     title = "Measured on this machine, one process"
     body = []
@@ -45,14 +47,14 @@ def measured_text(stages: Sequence[Measured], mfu: float) -> str:
                 f"{stage.tokens:,.0f}",
                 f"{stage.flops / 1e9:,.1f}",
                 f"{stage.peak / 1e9:,.0f}",
-                f"{stage.flops / stage.peak / mfu:.3f}",
+                f"{stage.foretold_seconds:.3f}",
                 f"{stage.seconds:.3f}",
                 f"{stage.utilisation:.0%}",
-                f"{stage.foretold / 1e6:,.0f}",
+                f"{stage.foretold_memory / 1e6:,.0f}",
                 f"{stage.memory / 1e6:,.0f}",
             )
         )
-    head = ("stage", "computes in", "tokens a step", "GFLOP", "peak GFLOP/s", f"s at {mfu:.0%} of it", "s measured")
+    head = ("stage", "computes in", "tokens a step", "GFLOP", "peak GFLOP/s", "s foretold", "s measured")
     lines = [title, "=" * len(title), "", *table((*head, "of the peak", "MB foretold", "MB measured"), body), ""]
     for stage in stages:
         whole = sum(stage.phases.values())

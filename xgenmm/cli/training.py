@@ -92,4 +92,4 @@ def _plan(options: argparse.Namespace) -> None:
         from xgenmm.recipe.measuring import measure
 
         names = [stage.name for stage in recipe.stages]
-        print(f"\n{measured_text(measure(options.recipe, options.settings, names), recipe.plan.mfu)}")
+        print(f"\n{measured_text(measure(options.recipe, options.settings, names))}")

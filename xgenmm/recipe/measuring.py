@@ -19,9 +19,10 @@ import torch
 
 from xgenmm.budget.measured import Measured
 from xgenmm.config import ConfigError, decode, encode
-from xgenmm.costs.flops import Work
+from xgenmm.costs.flops import Flops, Work
 from xgenmm.costs.memory import step_memory
 from xgenmm.costs.sharding import Mesh
+from xgenmm.costs.speed import REACHED
 from xgenmm.recipe.run import prepare, trained_of
 from xgenmm.recipe.settings import Recipe, StageConfig, load_recipe
 from xgenmm.training.metrics import peak_memory_mb
@@ -57,6 +58,9 @@ def measure_stage(recipe: Recipe, stage: StageConfig) -> Measured:
         settled = recipe.precision if recipe.precision != "auto" else probe(device).choice
         alone, stage = _alone(recipe, stage, folder)
         trainer = prepare(alone, stage, Path(folder), settled, device).trainer
+        effort = trainer.effort
+        if effort is None:
+            raise ConfigError("the sizes of the model are not known, so nothing can be foretold of it")
         trainer.model.train()
         warm = torch.randn(256, 256, requires_grad=True, device=device)
         (warm @ warm).sum().backward()  # what torch sets up once is nobody's
@@ -66,7 +70,7 @@ def measure_stage(recipe: Recipe, stage: StageConfig) -> Measured:
         _forget_peak(device)
         seconds: list[float] = []
         phases: list[dict[str, float]] = []
-        works: list[Work] = []
+        steps: list[tuple[Work, Flops]] = []
         passes: list[Work] = []
         with closing(trainer.loader.steps(0, STEPS)) as data:
             for step in data:
@@ -76,12 +80,10 @@ def measure_stage(recipe: Recipe, stage: StageConfig) -> Measured:
                 passes += [add_up(dataclasses.replace(step, batches=(batch,)), Sums()).work for batch in step.batches]
                 seconds.append(trainer.clock.seconds)
                 phases.append({str(name): spent for name, spent in trainer.clock.phases.items()})
-                works.append(totals.work)
+                steps.append((totals.work, effort.flops(totals.work, totals.sums.remembered)))
         peak = peak_memory_mb(device) * 1e6 if device.type == "cuda" else _status("VmHWM")
-    effort = trainer.effort
-    if effort is None:
-        raise ConfigError(f"{stage.name}: the sizes of the model are not known, so nothing can be foretold of it")
-    counted = works[1:] or works
+    reached = REACHED[settled] if device.type == "cpu" else recipe.plan.mfu
+    flops = sum(flops.sum.total for _, flops in steps[1:]) / len(steps[1:])
     memory = step_memory(
         effort.shape,
         trained_of(recipe, stage),
@@ -89,20 +91,21 @@ def measure_stage(recipe: Recipe, stage: StageConfig) -> Measured:
         parallel=recipe.parallel,
         mesh=Mesh(replicas=1, shards=1),
         precision=settled,
-        several=len(passes) > len(works),
+        several=len(passes) > len(steps),
         average=stage.optim.ema is not None,
         cpu=device.type == "cpu",
     )
     return Measured(
         name=stage.name,
         precision=settled,
-        tokens=sum(work.tokens for work in counted) / len(counted),
-        seconds=median(seconds[1:] or seconds),
+        tokens=sum(work.tokens for work, _ in steps[1:]) / len(steps[1:]),
+        seconds=median(seconds[1:]),
         phases={name: sum(one[name] for one in phases[1:]) / len(phases[1:]) for name in phases[0]},
-        flops=sum(effort.flops(work).sum.total for work in counted) / len(counted),
+        foretold_seconds=flops / (effort.peak * reached),
+        flops=flops,
         peak=effort.peak,
         memory=peak - others,
-        foretold=float(memory.sum),
+        foretold_memory=float(memory.sum),
     )
 
 

@@ -1,5 +1,6 @@
 """A stage's `report.html`: its curves on one page that needs no network, while it trains and when it is done."""
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from xgenmm.pages.curves import Curve, layers_chart, lines_chart, smoothed
 from xgenmm.pages.templates import page_template, write_page
 from xgenmm.phases import PHASES
 from xgenmm.training.metrics import METRICS, StepRecord
+
+log = logging.getLogger(__name__)
 
 REPORT = "report.html"
 SECONDS_BETWEEN_PAGES = 60.0
@@ -59,9 +62,12 @@ class StagePage:
             self.close()
 
     def close(self) -> None:
-        """Write the page."""
+        """Write the page. Where it cannot be written, the run has worse to tell, and tells it itself."""
         began = time.perf_counter()
-        write_stage_page(self._folder)
+        try:
+            write_stage_page(self._folder)
+        except OSError as error:
+            log.warning("%s is not up to date: %s", self._folder / REPORT, error)
         took = time.perf_counter() - began
         self._due = time.perf_counter() + max(SECONDS_BETWEEN_PAGES, took / SHARE_OF_TIME)
 
