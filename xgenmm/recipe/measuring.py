@@ -23,6 +23,7 @@ from xgenmm.costs.flops import Flops, Work
 from xgenmm.costs.memory import step_memory
 from xgenmm.costs.sharding import Mesh
 from xgenmm.costs.speed import REACHED
+from xgenmm.recipe.checks import check
 from xgenmm.recipe.run import prepare, trained_of
 from xgenmm.recipe.settings import Recipe, StageConfig, load_recipe
 from xgenmm.training.metrics import peak_memory_mb
@@ -57,6 +58,7 @@ def measure_stage(recipe: Recipe, stage: StageConfig) -> Measured:
     with processes() as device, tempfile.TemporaryDirectory() as folder:
         settled = recipe.precision if recipe.precision != "auto" else probe(device).choice
         alone, stage = _alone(recipe, stage, folder)
+        check(alone)
         trainer = prepare(alone, stage, Path(folder), settled, device).trainer
         effort = trainer.effort
         if effort is None:
