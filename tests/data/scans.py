@@ -93,3 +93,11 @@ def write_json(path: Path, rows: list) -> Path:
 def talk(*values, image=None, roles=("human", "gpt")):
     turns = [{"from": roles[n % len(roles)], "value": value} for n, value in enumerate(values)]
     return {"id": "x", **({} if image is None else {"image": image}), "conversations": turns}
+
+
+def ocr_captions(texts=None):
+    return [
+        {"granularity": level, "include_datacomp_raw_cap": raw, "text": (texts or {}).get(level, "The text reads SHOP")}
+        for level in range(6)
+        for raw in (False, True)
+    ]

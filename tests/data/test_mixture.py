@@ -14,10 +14,10 @@ few = settings(max_examples=40, deadline=None)
 amounts = st.integers(1, 4000)
 
 
-def mixture(weights, sizes=None, epochs=None, **settings):
+def mixture(weights, sizes=None, epochs=None, at_ends=None, **settings):
     settings = {"at_end": "repeat", "normalise": True, **settings}
     names = [f"s{number}" for number in range(len(weights))]
-    return Mixture(MixtureConfig(**settings), names, weights, sizes or [10**9] * len(weights), epochs)
+    return Mixture(MixtureConfig(**settings), names, weights, sizes or [10**9] * len(weights), epochs, at_ends)
 
 
 def draw(made, number, amount=lambda _: 1):
@@ -126,6 +126,24 @@ def test_a_source_that_ends_repeats_stops_all_or_leaves_the_rest_to_the_others()
     assert [rest.count(source) for source in range(3)] == [100, 3, 100]
     after = rest[rest.index(1, len(stopped) - 1) + 1 :]
     assert [after[:30].count(source) for source in range(3)] == [10, 0, 20]  # 1 : 2 between those that are left
+
+
+def test_each_source_may_end_in_its_own_way():
+    """1 : 1 : 2; the first leaves after two rows, the second repeats its three, the third stops all after ten."""
+    made = mixture([1.0, 1.0, 2.0], [2, 3, 10], at_ends=["renormalise", None, "stop"])
+    assert not made.endless
+    found = draw(made, 1000)
+    before = found.index(0, found.index(0) + 1) + 1  # up to the first one's last row
+    assert [found[:before].count(source) for source in range(3)] == [2, 2, 4]
+    rest = found[before:]
+    assert [rest.count(source) for source in range(3)] == [0, 3, 6]  # 1 : 2
+    assert rest[-1] == 2
+    assert mixture([1.0, 1.0], [2, 3], at_end=None, at_ends=["renormalise", "repeat"]).endless
+    assert len(draw(mixture([1.0, 1.0], [2, 3], at_end=None, at_ends=["renormalise"] * 2), 99)) == 5
+    with pytest.raises(ConfigError, match="what happens when s1 has given all its rows"):
+        mixture([1.0, 1.0], [2, 3], at_end=None, at_ends=["repeat", None])
+    with pytest.raises(ConfigError, match="are for sources with weights"):
+        mixture([None, None], [2, 3], at_end=None, normalise=False, at_ends=["repeat", None])
 
 
 def test_without_weights_all_sources_end_their_epochs_together():

@@ -4,7 +4,7 @@ import json
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from scans import JPEG, records, talk, write_json
+from scans import JPEG, ocr_captions, records, talk, write_json
 
 
 def test_conversations_of_llava(tmp_path):
@@ -59,14 +59,6 @@ def test_relatives_of_llava(tmp_path):
     rows = [{"messages": messages, "images": ["a.jpg"]}, {"messages": messages}, {"messages": messages[:1]}]
     path = write_json(tmp_path / "chat.json", rows)
     assert list(records(path).values()) == ["ok", "placeholder_mismatch", "role_order"]
-
-
-def ocr_captions(texts=None):
-    return [
-        {"granularity": level, "include_datacomp_raw_cap": raw, "text": (texts or {}).get(level, "The text reads SHOP")}
-        for level in range(6)
-        for raw in (False, True)
-    ]
 
 
 def test_captions_with_words_and_boxes(tmp_path):

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from xgenmm.processor import opencv
+from xgenmm.processor import images, opencv
 from xgenmm.processor.images import ImageError, PictureFile, load_image, open_image, to_rgb
 from xgenmm.types import Picture
+from xgenmm.web import WebConfig
 
 Size = tuple[int, int]
 WHITE, BLACK, RED, GREEN, BLUE = (255,) * 3, (0,) * 3, (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -399,7 +400,10 @@ def server() -> Iterator[str]:
         host.shutdown()
 
 
-def test_addresses(server: str):
+def test_addresses(server: str, monkeypatch):
+    with pytest.raises(ImageError, match="not on the public internet"):
+        load_image(f"{server}/there.png")
+    monkeypatch.setattr(images, "WEB", WebConfig(allow_private=True))
     assert load_image(f"{server}/there.png").size == (6, 4)
     with pytest.raises(ImageError, match="404") as caught:
         load_image(f"{server}/missing.png")

@@ -6,6 +6,7 @@ change a batch.
 """
 
 import dataclasses
+import itertools
 import logging
 import os
 import threading
@@ -13,10 +14,11 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from xgenmm.config import ConfigError
 from xgenmm.data.mixture import MixtureConfig
@@ -26,6 +28,7 @@ from xgenmm.data.prepare import NO_LIMIT, Decode, Limits
 from xgenmm.data.quarantine import BadSample, DataError, Fault
 from xgenmm.data.report import ROWS_BEFORE_SHARE_COUNTS, Tally
 from xgenmm.data.source import SourceConfig, index_folder, open_sources
+from xgenmm.data.source_index import Located
 from xgenmm.processor import opencv
 from xgenmm.processor.images import ImageError
 from xgenmm.processor.packing import pack
@@ -86,6 +89,7 @@ class _Document:
     """A planned document that is being read."""
 
     slot: Slot
+    located: Located
     bytes: int
     read: "Future[Example | Fault]"
 
@@ -98,7 +102,13 @@ class _Planned:
     plan: Mapping[str, Any]
     waiting: deque[Row]
     """Rows that nobody reads yet."""
-    rows: list[list[_Document]]
+    located: deque[list[tuple[Slot, Located]]] = field(default_factory=deque)
+    """Where the documents of the first of these lie: those that go into the batch that is being filled."""
+    rows: list[list[_Document]] = field(default_factory=list)
+    pixels: list[Tensor] = field(default_factory=list)
+    """One for each batch: its documents write their tiles where they will stay."""
+    written: int = 0
+    """Tiles of the last of these that belong to a document."""
 
 
 def document_limits(batch: BatchConfig, processor: XGenMMProcessor) -> Limits:
@@ -155,7 +165,12 @@ class Loader:
         self.sources = open_sources(sources, processor, limits, index_folder(self.reading.index))
         self.planner = Planner(
             [
-                MixtureSource(lengths=source.index.lengths, weight=source.config.weight, samples=source.config.samples)
+                MixtureSource(
+                    lengths=source.index.lengths,
+                    weight=source.config.weight,
+                    samples=source.config.samples,
+                    at_end=source.config.at_end,
+                )
                 for source in self.sources
             ],
             self.mixture,
@@ -249,7 +264,7 @@ class Loader:
             if met is not None:
                 step = _unmet(step, met)
             rows = deal(step, self._world_size)[self._rank]
-            yield _Planned(number=step.number, plan=self.planner.state(), waiting=deque(rows), rows=[])
+            yield _Planned(number=step.number, plan=self.planner.state(), waiting=deque(rows))
 
     def _read_ahead(self, pool: ThreadPoolExecutor, planned: Iterator[_Planned], ahead: deque[_Planned]) -> None:
         """Have all of the next step read, and as much behind it as memory allows."""
@@ -262,28 +277,41 @@ class Loader:
                     return
                 ahead.append(one)
             while ahead[place].waiting and (place == 0 or room > 0):
-                row = ahead[place].waiting.popleft()
-                documents = [self._submit(pool, slot) for slot in row.slots]
-                ahead[place].rows.append(documents)
-                room -= sum(document.bytes for document in documents)
+                room -= self._read_row(pool, ahead[place])
             if room <= 0:
                 return
 
-    def _submit(self, pool: ThreadPoolExecutor, slot: Slot) -> _Document:
-        located = self.sources[slot.source].locate(slot)
-        side = self.processor.config.tile
-        size = located.tokens * _TOKEN_BYTES + located.tiles * 3 * side * side
-        return _Document(slot=slot, bytes=size, read=pool.submit(self._read, slot))
+    def _read_row(self, pool: ThreadPoolExecutor, planned: _Planned) -> int:
+        """Have the next row of a step read; gives the bytes that this takes."""
+        if not planned.located:
+            self._begin_batch(planned)
+        planned.waiting.popleft()
+        documents = [self._submit(pool, planned, *one) for one in planned.located.popleft()]
+        planned.rows.append(documents)
+        return sum(document.bytes for document in documents)
 
-    def _read(self, slot: Slot) -> Example | Fault:
-        """A planned document, or why it cannot be had."""
+    def _begin_batch(self, planned: _Planned) -> None:
+        for row in itertools.islice(planned.waiting, self.batch.micro):
+            planned.located.append([(slot, self.sources[slot.source].locate(slot)) for slot in row.slots])
+        tiles = sum(located.tiles for row in planned.located for _, located in row)
+        side = self.processor.config.tile
+        planned.pixels.append(torch.empty((tiles, 3, side, side), dtype=torch.uint8))
+        planned.written = 0
+
+    def _submit(self, pool: ThreadPoolExecutor, planned: _Planned, slot: Slot, located: Located) -> _Document:
+        into = planned.pixels[-1][planned.written : planned.written + located.tiles]
+        planned.written += located.tiles
+        size = located.tokens * _TOKEN_BYTES + into.nbytes
+        return _Document(slot=slot, located=located, bytes=size, read=pool.submit(self._read, slot, located, into))
+
+    def _read(self, slot: Slot, located: Located, into: Tensor) -> Example | Fault:
+        """A planned document, its tiles where they belong; or why it cannot be had."""
         source = self.sources[slot.source]
-        located = source.locate(slot)
         name = source.row_id(located)
         thread = threading.get_ident()
         self._running[thread] = (name, time.monotonic())
         try:
-            return source.read(located, self.reading.decode)
+            return source.read(located, self.reading.decode, into)
         except BadSample as error:
             return Fault(source=source.name, id=name, reason=error.reason, detail=error.detail)
         except ImageError as error:
@@ -308,14 +336,15 @@ class Loader:
         sources: dict[str, str] = {}
         faults: list[Fault] = []
         tallies = {source.name: Tally() for source in self.sources}
-        for first in range(0, len(planned.rows), self.batch.micro):
+        for number, first in enumerate(range(0, len(planned.rows), self.batch.micro)):
             examples: list[Example] = []
+            pixels: Tensor | None = planned.pixels[number]
             for document in (one for row in planned.rows[first : first + self.batch.micro] for one in row):
                 source = self.sources[document.slot.source]
                 found = self._wait_for(document)
                 if isinstance(found, Fault):
                     faults.append(found)
-                    found = self._padding(document.slot, found.id)
+                    found, pixels = self._filler(found.id, document.located.tokens), None
                     tallies[source.name].drop(faults[-1].reason)
                 else:
                     tallies[source.name].count(found, self.processor.config.tokens_per_tile)
@@ -324,7 +353,7 @@ class Loader:
             if not examples:  # other ranks have one more row than this one
                 examples = [self._filler(NOTHING)]
                 sources[NOTHING] = self.sources[0].name
-            batches.append(pack(examples, self.processor.pad_token_id))
+            batches.append(pack(examples, self.processor.pad_token_id, pixel_values=pixels))
         return Step(
             number=planned.number,
             batches=tuple(batches),
@@ -335,11 +364,8 @@ class Loader:
             plan=planned.plan,
         )
 
-    def _padding(self, slot: Slot, name: str) -> Example:
-        """What stands where a document could not be read: as many positions, so that all ranks keep the same plan."""
-        return self._filler(name, self.sources[slot.source].locate(slot).tokens)
-
     def _filler(self, name: str, tokens: int = 1) -> Example:
+        """What stands where a document could not be read: as many positions, so that all ranks keep the same plan."""
         side = self.processor.config.tile
         input_ids = torch.full((tokens,), self.processor.pad_token_id)
         return Example(

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from xgenmm.config import ConfigError, nearest
 
 Unit = Literal["samples", "tokens", "loss_tokens"]
+AtEnd = Literal["repeat", "stop", "renormalise"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,9 +20,10 @@ class MixtureConfig:
     """What weights are shares of: samples, all tokens (text and vision), or supervised tokens."""
     normalise: bool = False
     """Take weights relative to each other, where they add up to neither 1 nor 100."""
-    at_end: Literal["repeat", "stop", "renormalise"] | None = None
+    at_end: AtEnd | None = None
     """When a source with a weight has given all its rows: `repeat` it in another order, `stop` the stage, or let it go
-    and `renormalise` the weights of the others until none is left. No default: required with weights."""
+    and `renormalise` the weights of the others until none is left. No default: with weights, this or each source's own
+    `at_end` says it."""
     schedule: dict[int, dict[str, float]] = field(default_factory=dict)
     """Weights that hold from a step on, {step: {source: weight}}; each names every source, and 0 rests one."""
     mix_shards: int = 16
@@ -46,6 +48,7 @@ class Mixture:
         weights: Sequence[float | None],
         sizes: Sequence[int],
         epochs: float | None = None,
+        at_ends: Sequence[AtEnd | None] | None = None,
     ) -> None:
         """Check the settings.
 
@@ -54,25 +57,26 @@ class Mixture:
             names: Of the sources.
             weights: Of the sources: all have one, or none.
             sizes: Rows of an epoch of each source.
+            at_ends: What happens at each source's end, where that is not the mixture's `at_end`.
             epochs: Passes over all sources after which the mixture ends; only without weights. None: no end.
 
         Raises:
             ConfigError: Only some sources have weights, they are negative or do not add up, or a setting needs weights
                 and there are none, or the other way round.
         """
-        self._config = config
         self._sizes = sizes
         self._weighted = any(weight is not None for weight in weights)
+        self._at_ends = [own or config.at_end for own in at_ends or [None] * len(names)]
         if self._weighted:
             self._phases = _phases(config, names, weights)
-            if config.at_end is None:
+            if missing := [name for name, at_end in zip(names, self._at_ends, strict=True) if at_end is None]:
                 raise ConfigError(
-                    "mixture.at_end is missing: weights do not say what happens when a source has given all its rows; "
-                    "it can repeat, stop the stage, or leave and renormalise the others' weights"
+                    f"mixture.at_end is missing: weights do not say what happens when {', '.join(missing)} has given "
+                    "all its rows; it can repeat, stop the stage, or leave and renormalise the others' weights"
                 )
             if epochs is not None:
                 raise ConfigError("with weights, sources have no common epoch; give steps")
-        elif config.unit != "samples" or config.normalise or config.at_end or config.schedule:
+        elif config.unit != "samples" or config.normalise or any(self._at_ends) or config.schedule:
             raise ConfigError(
                 "mixture: unit, normalise, at_end and schedule are for sources with weights; none has one"
             )
@@ -80,13 +84,17 @@ class Mixture:
             self._phases = {0: list(sizes)}
         self.drawn = [0] * len(sizes)
         """Samples drawn from each source."""
-        self.endless = config.at_end == "repeat" if self._weighted else epochs is None
+        self.endless = self._never_ends if self._weighted else epochs is None
         self.samples = None if epochs is None else math.ceil(epochs * sum(sizes))
         """Samples of the whole mixture, where that can be told beforehand."""
         self._phase = 0
         self._past_targets = [0.0] * len(sizes)
         self._given = 0
         self._gather()
+
+    @property
+    def _never_ends(self) -> bool:
+        return "stop" not in self._at_ends and "repeat" in self._at_ends
 
     def begin_step(self, number: int) -> None:
         """Take the weights that hold from this step on."""
@@ -143,7 +151,10 @@ class Mixture:
     def _gather(self) -> None:
         """Begin to count anew, with the sources that have a weight and rows left."""
         if self._weighted:
-            self._ends = [math.inf if self._config.at_end == "repeat" else size for size in self._sizes]
+            self._ends = [
+                math.inf if at_end == "repeat" else size
+                for at_end, size in zip(self._at_ends, self._sizes, strict=True)
+            ]
         else:
             # all go through their rows equally often, and the first to finish wait for the others
             passes = min(drawn // size for drawn, size in zip(self.drawn, self._sizes, strict=True))
@@ -151,7 +162,7 @@ class Mixture:
         weights = self._phases[self._phase]
         left = [drawn < end for drawn, end in zip(self.drawn, self._ends, strict=True)]
         self._members = [source for source, weight in enumerate(weights) if weight and left[source]]
-        if self._config.at_end == "stop" and not all(left):
+        if any(at_end == "stop" and not some for at_end, some in zip(self._at_ends, left, strict=True)):
             self._members = []
         self._total = sum(self.drawn)
         self._weights = [weights[source] for source in self._members]

@@ -18,7 +18,7 @@ import numpy as np
 from xgenmm.config import ConfigError, encode
 from xgenmm.data.draws import Draw, Draws
 from xgenmm.data.lengths import SourceLengths
-from xgenmm.data.mixture import Mixture, MixtureConfig
+from xgenmm.data.mixture import AtEnd, Mixture, MixtureConfig
 from xgenmm.data.packing_plan import Item, Packer, pack_step, row_of
 from xgenmm.data.plan import Row, Slot, StepPlan
 from xgenmm.data.plan_statistics import PlanStatistics, RowCounts, SourceCounts, SourceStatistics, shares
@@ -63,6 +63,8 @@ class MixtureSource:
     weight: float | None = None
     samples: int | None = None
     """Take so many rows, drawn once, in place of all; more than there are repeats rows."""
+    at_end: AtEnd | None = None
+    """Where it is not the mixture's."""
 
 
 class Planner(Iterator[StepPlan]):
@@ -115,7 +117,8 @@ class Planner(Iterator[StepPlan]):
             Draws(source.lengths, source.samples, seed=seed, mix_shards=mixture.mix_shards) for source in sources
         ]
         sizes = [draws.size for draws in self._draws]
-        self._mixture = Mixture(mixture, self._names, [source.weight for source in sources], sizes, epochs)
+        weights, at_ends = [source.weight for source in sources], [source.at_end for source in sources]
+        self._mixture = Mixture(mixture, self._names, weights, sizes, epochs, at_ends)
         self._unit = mixture.unit
         self._packer = Packer(self._tokens, self._tiles)
         self._full: deque[list[Item]] = deque()
@@ -315,6 +318,7 @@ def _settings(
                 "rows": source.lengths.rows,
                 "weight": source.weight,
                 "samples": source.samples,
+                "at_end": source.at_end,
             }
             for source in sources
         },

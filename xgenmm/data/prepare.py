@@ -8,6 +8,8 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from torch import Tensor
+
 from xgenmm.data.adapters import Adapter
 from xgenmm.data.adapters.choosing import Choose
 from xgenmm.data.cutting import Unfit, Window, cut_out, windows
@@ -173,13 +175,14 @@ class Preparer:
         assert one is not None, "only samples that share their pictures were put into one document"
         return one
 
-    def fill(self, opened: Opened, outline: Outline, decode: Decode) -> Example:
+    def fill(self, opened: Opened, outline: Outline, decode: Decode, into: Tensor | None = None) -> Example:
         """A document with its pictures decoded, each once.
 
         Args:
             opened: The row.
             outline: What `outline` gave.
             decode: How.
+            into: Where its tiles go, as in `XGenMMProcessor.fill`.
 
         Raises:
             ImageError: A picture is damaged.
@@ -189,7 +192,7 @@ class Preparer:
             before = needed.get(picture, (0, 0))
             needed[picture] = (max(width, before[0]), max(height, before[1]))
         images = {picture: _decoded(opened.files[picture], size, decode) for picture, size in needed.items()}
-        return self.processor.fill(outline, [images[picture] for picture in outline.pictures])
+        return self.processor.fill(outline, [images[picture] for picture in outline.pictures], into)
 
     def _join(self, outlines: list[Outline]) -> Outline | None:
         return joined(outlines, self.processor.image_token_id)

@@ -6,11 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from xgenmm.config import ConfigError, bind, nearest
 from xgenmm.data.adapters import ADAPTERS, Adapter
 from xgenmm.data.adapters.choosing import pick
 from xgenmm.data.files import place_of
 from xgenmm.data.index import index_path, read_origin, settings_of
+from xgenmm.data.mixture import AtEnd
 from xgenmm.data.plan import Slot
 from xgenmm.data.prepare import Decode, Limits, Opened, Preparer
 from xgenmm.data.quarantine import BadSample
@@ -38,6 +41,8 @@ class SourceConfig:
     """Share in the mixture; all sources have one, or none: then their sizes count."""
     samples: int | None = None
     """Train on so many rows, drawn once; more than there are repeats rows. By default all, each once an epoch."""
+    at_end: AtEnd | None = None
+    """What happens when it has given all its rows, where that is not the mixture's `at_end`."""
     options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the adapter."""
 
@@ -151,14 +156,19 @@ class Source:
             )
         return outline if located.piece is None else outline.named(f"{outline.example.id}#{located.piece}")
 
-    def read(self, located: Located, decode: Decode = "exact") -> Example:
+    def read(self, located: Located, decode: Decode = "exact", into: Tensor | None = None) -> Example:
         """A planned document.
+
+        Args:
+            located: Where it lies.
+            decode: How.
+            into: Where its tiles go, as in `XGenMMProcessor.fill`.
 
         Raises:
             BadSample, ImageError, OSError: It cannot be used.
         """
         opened = self.open(located)
-        return self.preparer.fill(opened, self.outline(opened, located), decode)
+        return self.preparer.fill(opened, self.outline(opened, located), decode, into)
 
 
 def open_sources(

@@ -5,8 +5,6 @@ import binascii
 import io
 import os
 import struct
-import urllib.error
-import urllib.request
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from xgenmm.processor import opencv
 from xgenmm.processor.jpeg import damage_of
 from xgenmm.types import Picture
+from xgenmm.web import Web, WebConfig, WebError
 
 MAX_PIXELS = 178_956_970
 """Largest picture that is decoded, in pixels: where Pillow itself refuses. As RGB it takes half a gigabyte."""
@@ -34,7 +33,8 @@ _DECODER_ERRORS = (
     *(AttributeError, RuntimeError, struct.error, zlib.error),
 )
 
-_DOWNLOAD_SECONDS = 30
+WEB = WebConfig()
+"""Pictures by address come from the public internet only, whoever asks: an address may be somebody else's."""
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _ORIENTATION_TAG = 274
 _UPRIGHT = {
@@ -238,11 +238,9 @@ def _picture_of_text(text: str) -> Picture:
     name = text if len(text) <= 100 else f"{text[:100]}..."
     if text.startswith(("http://", "https://")):
         try:
-            with urllib.request.urlopen(text, timeout=_DOWNLOAD_SECONDS) as answer:
-                return Picture(source=answer.read(), name=name)
-        except OSError as error:
-            if isinstance(error, urllib.error.HTTPError):
-                error.close()  # it is an open answer, too
+            with Web(WEB) as web:
+                return Picture(source=web.get(text), name=name)
+        except WebError as error:
             raise ImageError(name, "missing", f"cannot download: {error}") from error
     encoded = text.partition(",")[2] if text.startswith("data:") else text
     try:

@@ -3,19 +3,25 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from xgenmm.types import IGNORE_INDEX, Batch, Example
 
 
-def pack(examples: Sequence[Example], pad_id: int, length: int | None = None) -> Batch:
+def pack(
+    examples: Sequence[Example],
+    pad_id: int,
+    length: int | None = None,
+    pixel_values: Shaped[Tensor, "T 3 S S"] | None = None,
+) -> Batch:
     """Put examples into one row, in the order given.
 
     Args:
         examples: At least one.
         pad_id: Token id of padding, if there is any; that it belongs to no document says what it is.
         length: Pad the row at its end to so many positions: for machines that are faster if all rows are equally long.
+        pixel_values: The tiles of all examples, where they lie together already; otherwise they are copied.
 
     Raises:
         ValueError: There is no example, or the examples are longer than the row.
@@ -35,7 +41,7 @@ def pack(examples: Sequence[Example], pad_id: int, length: int | None = None) ->
         labels=torch.cat([*(example.labels for example in examples), torch.full_like(rest, IGNORE_INDEX)]),
         documents=torch.cat([torch.arange(len(examples)).repeat_interleave(lengths), torch.full_like(rest, -1)]),
         position_ids=torch.cat([*(positions(example) for example in examples), torch.arange(padding)]),
-        pixel_values=torch.cat([example.pixel_values for example in examples]),
+        pixel_values=torch.cat([one.pixel_values for one in examples]) if pixel_values is None else pixel_values,
         image_layouts=torch.cat([example.image_layouts for example in examples]),
         branches=torch.cat([*(_branches(example) for example in examples), torch.zeros_like(rest)])
         if branched

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Int, Num
+from jaxtyping import Int, Num, UInt8
 from PIL import Image
 from torch import Tensor
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
@@ -171,10 +171,18 @@ class XGenMMProcessor(ProcessorMixin):
         grid = grid_of(size, self._grids, self.config.tile)
         return 1 + grid.rows * grid.cols
 
-    def fill(self, outline: Outline, images: Sequence[Decoded]) -> Example:
-        """An outline with its pictures, decoded at least as large as `needed_size` says, as tiles of bytes."""
+    def fill(
+        self, outline: Outline, images: Sequence[Decoded], into: UInt8[Tensor, "T 3 S S"] | None = None
+    ) -> Example:
+        """An outline with its pictures as tiles of bytes.
+
+        Args:
+            outline: What `outlines` gave.
+            images: Its pictures, decoded at least as large as `needed_size` says.
+            into: Where the tiles are written, and stay; by default in memory of their own.
+        """
         side = self.config.tile
-        pixels = torch.empty((outline.tiles, 3, side, side), dtype=torch.uint8)
+        pixels = torch.empty((outline.tiles, 3, side, side), dtype=torch.uint8) if into is None else into
         here = 0
         for image, (rows, cols, height, width) in zip(images, _layouts(outline.example), strict=True):
             here += write_tiles(pixels[here:].numpy(), image, Grid(rows, cols), (width, height))

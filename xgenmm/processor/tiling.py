@@ -68,9 +68,9 @@ def resize_and_pad(
     return canvas
 
 
-def split_tiles(canvas: UInt8[np.ndarray, "height width 3"], grid: Grid) -> UInt8[np.ndarray, "rows cols 3 side side"]:
+def split_tiles(canvas: UInt8[np.ndarray, "height width 3"], grid: Grid) -> list[UInt8[np.ndarray, "side side 3"]]:
     """Cut a canvas into its tiles, row by row, without copying them."""
-    return rearrange(canvas, "(r h) (k w) c -> r k c h w", r=grid.rows, k=grid.cols)
+    return [tile for row in rearrange(canvas, "(r h) (k w) c -> r k h w c", r=grid.rows, k=grid.cols) for tile in row]
 
 
 def grid_of(size: Size, grids: Sequence[Grid], tile: int) -> Grid:
@@ -91,12 +91,15 @@ def write_tiles(
         size: As in `resize_and_pad`.
     """
     side = tiles.shape[-1]
-    tiles[0] = rearrange(resized(image, side, side), "h w c -> c h w")
-    count = grid.rows * grid.cols
-    if count:
-        own = rearrange(tiles[1 : 1 + count], "(r k) c h w -> r k c h w", r=grid.rows)
-        own[...] = split_tiles(resize_and_pad(image, grid, side, size), grid)
-    return 1 + count
+    own = [resized(image, side, side)]
+    if grid.rows:
+        own += split_tiles(resize_and_pad(image, grid, side, size), grid)
+    for tile, pixels in zip(tiles, own, strict=False):
+        if isinstance(image, np.ndarray):
+            opencv.split(pixels, tile)
+        else:
+            tile[...] = rearrange(pixels, "h w c -> c h w")
+    return len(own)
 
 
 def needed_size(size: Size, grid: Grid, tile: int) -> Size:

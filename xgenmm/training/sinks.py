@@ -156,12 +156,16 @@ def describe_utilisation(speed: Speed) -> str:
 
 
 def describe_phases(speed: Speed) -> str:
-    """Shares of the step's time, those that round to nothing left out.
+    """Shares of the step's time, those that round to nothing left out; waiting for data is told in any case.
 
     The process that is described may have had its data while another one waited: that is said, too.
     """
     shares = {name: seconds / speed.seconds for name, seconds in speed.phases.items()}
-    told = [f"{SHORT.get(name, name)} {share:.0%}" for name, share in shares.items() if share >= 0.005]
+    told = [
+        f"{SHORT.get(name, name)} {share:.0%}"
+        for name, share in shares.items()
+        if share >= 0.005 or name == "data_wait"
+    ]
     if speed.wait_share - shares["data_wait"] >= 0.05:
         told.append(f"another process waits for data {speed.wait_share:.0%}")
     return ", ".join(told)
