@@ -156,8 +156,10 @@ def embedded_picture(row: Row, value: Any, name: str) -> Picture:
     """
     if isinstance(value, Mapping):
         content, path = value.get("bytes"), value.get("path")
-        if content:
+        if isinstance(content, bytes | bytearray) and content:
             return Picture(source=bytes(content), name=f"{row.id} {path or name}")
+        if content:  # bytes(10**12) would be a terabyte of zeros
+            raise BadSample("schema_wrong_type", f"{name}: its bytes are of type {type(content).__name__}")
         value = path
     if isinstance(value, bytes | bytearray):
         return Picture(source=bytes(value), name=f"{row.id} {name}")
