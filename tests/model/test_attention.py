@@ -7,7 +7,7 @@ from torch import Tensor
 from xgenmm.model.attention import attend, segment_attention
 from xgenmm.model.blocks import BLOCK, block_attention
 from xgenmm.model.gpu_attention import block_mask, document_begins, flex_attention_of
-from xgenmm.model.layout import Layout, layout_of
+from xgenmm.model.layout import Layout, Scores, layout_of
 from xgenmm.model.products import small_attention
 
 SHORT = [[7], [30], [1], [31], [29], [12]]
@@ -69,7 +69,10 @@ def gradients(output: Tensor, inputs: list[Tensor], layout: Layout) -> list[Tens
 def test_blocks_are_the_dense_mask(row: str, options: dict[str, float]):
     layout = make_layout(*ROWS[row])
     inputs = make_inputs(layout.length)
-    output, expected = block_attention(*inputs, layout, scale=1 / 4, **options), dense(*inputs, layout, **options)
+    output, expected = (
+        block_attention(*inputs, layout, Scores(scale=1 / 4, **options)),
+        dense(*inputs, layout, **options),
+    )
     torch.testing.assert_close(output, expected.float(), rtol=0, atol=2e-6)
     for found, wanted in zip(gradients(output, inputs, layout), gradients(expected, inputs, layout), strict=True):
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
@@ -80,7 +83,7 @@ def test_blocks_are_the_dense_mask(row: str, options: dict[str, float]):
 def test_segments_are_the_dense_mask(row: str, window: int | None):
     layout = make_layout(*ROWS[row])
     inputs = make_inputs(layout.length)
-    output = segment_attention(*inputs, layout, scale=1 / 4, window=window)
+    output = segment_attention(*inputs, layout, Scores(scale=1 / 4, window=window))
     expected = dense(*inputs, layout, window)
     torch.testing.assert_close(output, expected.float(), rtol=0, atol=2e-6)
     for found, wanted in zip(gradients(output, inputs, layout), gradients(expected, inputs, layout), strict=True):
@@ -94,7 +97,7 @@ def test_flex_attention_is_the_dense_mask(row: str, options: dict[str, float]):
     layout = make_layout(*ROWS[row])
     with torch.no_grad():
         inputs = [tensor.detach() for tensor in make_inputs(layout.length)]
-        output = flex_attention_of(*inputs, layout, scale=1 / 4, **options)
+        output = flex_attention_of(*inputs, layout, Scores(scale=1 / 4, **options))
         expected = dense(*inputs, layout, **options).float()
     torch.testing.assert_close(output[: layout.tokens], expected[: layout.tokens], rtol=0, atol=2e-6)
 

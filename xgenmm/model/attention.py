@@ -24,7 +24,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from xgenmm.model.blocks import block_attention
 from xgenmm.model.gpu_attention import flex_attention_of, varlen_attention
-from xgenmm.model.layout import Layout
+from xgenmm.model.layout import Keys, Layout, Mixed, Queries, Scores, Values
 from xgenmm.model.lean import use_lean_layers
 
 PREFIX = "packed_"
@@ -38,16 +38,16 @@ _without_mask: ContextVar[bool] = ContextVar("_without_mask", default=False)
 
 
 def attend(
-    query: Float[Tensor, "L H D"],
-    key: Float[Tensor, "L KV D"],
-    value: Float[Tensor, "L KV V"],
+    query: Queries,
+    key: Keys,
+    value: Values,
     layout: Layout,
     *,
     scale: float | None = None,
     window: int | None = None,
     softcap: float | None = None,
     dropout: float = 0.0,
-) -> Float[Tensor, "L H V"]:
+) -> Mixed:
     """Causal attention within each document of a packed row.
 
     Args:
@@ -64,48 +64,41 @@ def attend(
         query, key, value = (x.to(torch.get_autocast_dtype(query.device.type)) for x in (query, key, value))
     if window is not None and window >= max((segment.length for segment in layout.segments), default=0):
         window = None
-    settings: dict[str, Any] = {"scale": query.shape[-1] ** -0.5 if scale is None else scale, "window": window}
+    scores = Scores(scale=query.shape[-1] ** -0.5 if scale is None else scale, window=window, softcap=softcap)
     plain = softcap is None and not layout.branched
     if dropout:
         if softcap is not None:
             raise ValueError("attention in packed rows has no dropout together with a soft cap")
-        return segment_attention(query, key, value, layout, **settings, dropout=dropout)
+        return segment_attention(query, key, value, layout, scores, dropout=dropout)
     if query.device.type == "cpu":
         # In float32 torch's own attention is faster, but not over oneDNN, which is what lower precisions ask for.
         if plain and query.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest":
-            return segment_attention(query, key, value, layout, **settings)
-        return block_attention(query, key, value, layout, **settings, softcap=softcap)
+            return segment_attention(query, key, value, layout, scores)
+        return block_attention(query, key, value, layout, scores)
     if query.device.type == "cuda" and query.dtype != torch.float32 and plain:
-        return varlen_attention(query, key, value, layout, **settings)
-    return flex_attention_of(query, key, value, layout, **settings, softcap=softcap)
+        return varlen_attention(query, key, value, layout, scores)
+    return flex_attention_of(query, key, value, layout, scores)
 
 
 def segment_attention(
-    query: Float[Tensor, "L H D"],
-    key: Float[Tensor, "L KV D"],
-    value: Float[Tensor, "L KV V"],
-    layout: Layout,
-    *,
-    scale: float,
-    window: int | None = None,
-    dropout: float = 0.0,
-) -> Float[Tensor, "L H V"]:
+    query: Queries, key: Keys, value: Values, layout: Layout, scores: Scores, *, dropout: float = 0.0
+) -> Mixed:
     """Document by document with torch's own attention: the plainest way, and the one that knows dropout."""
     outputs = []
     lengths = [segment.length for segment in layout.segments]
     rest = layout.length - layout.tokens
     pieces = zip(*(x.transpose(0, 1).split([*lengths, rest], dim=1) for x in (query, key, value)), strict=True)
     for segment, (q, k, v) in zip(layout.segments, pieces, strict=False):
-        plain = not segment.branches and window is None
+        plain = not segment.branches and scores.window is None
         outputs.append(
             F.scaled_dot_product_attention(
                 q[None],
                 k[None],
                 v[None],
-                attn_mask=None if plain else segment.visible(window).to(query.device),
+                attn_mask=None if plain else segment.visible(scores.window).to(query.device),
                 is_causal=plain,
                 dropout_p=dropout,
-                scale=scale,
+                scale=scores.scale,
                 enable_gqa=len(q) != len(k),
             )[0]
         )

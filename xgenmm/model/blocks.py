@@ -17,7 +17,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from xgenmm.model.layout import Layout, Segment
+from xgenmm.model.layout import Keys, Layout, Mixed, Queries, Scores, Segment, Values
 from xgenmm.model.products import chances_of, gradients_of, times
 
 BLOCK = 128
@@ -68,20 +68,12 @@ class Plan:
     long: tuple[tuple[Segment, tuple[Tile, ...]], ...]
 
 
-def block_attention(
-    query: Float[Tensor, "L H D"],
-    key: Float[Tensor, "L KV D"],
-    value: Float[Tensor, "L KV V"],
-    layout: Layout,
-    *,
-    scale: float,
-    window: int | None = None,
-    softcap: float | None = None,
-) -> Float[Tensor, "L H V"]:
+def block_attention(query: Queries, key: Keys, value: Values, layout: Layout, scores: Scores) -> Mixed:
     """Each token's mixture of the values that it sees; zeros at padding. See `attend`; all three are of one type."""
     heads = query.shape[1], key.shape[1]
-    plan = layout.once(("blocks", window, query.dtype, heads), lambda: plan_blocks(layout, window, query.dtype, *heads))
-    return _BlockAttention.apply(query * scale, key, value, plan, softcap)
+    window, dtype = scores.window, query.dtype
+    plan = layout.once(("blocks", window, dtype, heads), lambda: plan_blocks(layout, window, dtype, *heads))
+    return _BlockAttention.apply(query * scores.scale, key, value, plan, scores.softcap)
 
 
 def plan_blocks(layout: Layout, window: int | None, dtype: torch.dtype, heads: int, key_heads: int) -> Plan:

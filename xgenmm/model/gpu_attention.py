@@ -9,23 +9,15 @@ from functools import cache
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, and_masks, create_block_mask, flex_attention
 from torch.nn.attention.varlen import varlen_attn
 
-from xgenmm.model.layout import Layout
+from xgenmm.model.layout import Keys, Layout, Mixed, Queries, Scores, Values
 
 
-def varlen_attention(
-    query: Float[Tensor, "L H D"],
-    key: Float[Tensor, "L KV D"],
-    value: Float[Tensor, "L KV V"],
-    layout: Layout,
-    *,
-    scale: float,
-    window: int | None = None,
-) -> Float[Tensor, "L H V"]:
+def varlen_attention(query: Queries, key: Keys, value: Values, layout: Layout, scores: Scores) -> Mixed:
     """For 16-bit types and documents without branches. Padding is a document of its own."""
     begins, longest = layout.once(("varlen", query.device), lambda: document_begins(layout, query.device))
     mixed = varlen_attn(
@@ -36,8 +28,8 @@ def varlen_attention(
         begins,
         longest,
         longest,
-        scale=scale,
-        window_size=(-1 if window is None else window - 1, 0),
+        scale=scores.scale,
+        window_size=(-1 if scores.window is None else scores.window - 1, 0),
         enable_gqa=query.shape[1] != key.shape[1],
     )
     assert isinstance(mixed, Tensor)
@@ -52,23 +44,14 @@ def document_begins(layout: Layout, device: torch.device) -> tuple[Int[Tensor, "
     return every.to(device, non_blocking=True), int(every.diff().max())
 
 
-def flex_attention_of(
-    query: Float[Tensor, "L H D"],
-    key: Float[Tensor, "L KV D"],
-    value: Float[Tensor, "L KV V"],
-    layout: Layout,
-    *,
-    scale: float,
-    window: int | None = None,
-    softcap: float | None = None,
-) -> Float[Tensor, "L H V"]:
+def flex_attention_of(query: Queries, key: Keys, value: Values, layout: Layout, scores: Scores) -> Mixed:
     """For anything."""
-    mask = layout.once(("flex", query.device, window), lambda: block_mask(layout, window, query.device))
+    mask = layout.once(("flex", query.device, scores.window), lambda: block_mask(layout, scores.window, query.device))
     mixed = _flex(query.device.type)(
         *(x.transpose(0, 1)[None] for x in (query, key, value)),
         block_mask=mask,
-        scale=scale,
-        score_mod=None if softcap is None else _capped(softcap),
+        scale=scores.scale,
+        score_mod=None if scores.softcap is None else _capped(scores.softcap),
         enable_gqa=query.shape[1] != key.shape[1],
     )
     return mixed[0].transpose(0, 1)

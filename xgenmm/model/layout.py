@@ -1,14 +1,35 @@
-"""Which positions of a packed row belong together. Worked out once per row, on the CPU, for all layers and backends."""
+"""Which positions of a packed row belong together, and what else all ways to compute attention take.
+
+A row's layout is worked out once, on the CPU, for all layers and backends.
+"""
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 T = TypeVar("T")
+
+Queries = Float[Tensor, "L H D"]
+"""Of all positions of a row, one for each head; `H / KV` heads share keys and values."""
+Keys = Float[Tensor, "L KV D"]
+Values = Float[Tensor, "L KV V"]
+Mixed = Float[Tensor, "L H V"]
+"""What attention gives: for each position and head, a mixture of the values that it sees."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """What a model does to the scores of queries and keys within a document."""
+
+    scale: float
+    window: int | None = None
+    """How far back a token sees, itself included; None: to the beginning of its document."""
+    softcap: float | None = None
+    """Bound that scores approach, instead of growing without end (Gemma 2)."""
 
 
 @dataclass(frozen=True, kw_only=True)
