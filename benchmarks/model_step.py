@@ -23,7 +23,7 @@ def mixed(size: str) -> None:
     examples = interleaved(model.config.image_token_id)
     ours = our_step(model, examples)
     describe(examples)
-    found = pairwise(padded_step(model, examples), ours, pairs=3)
+    found = pairwise(padded_step(trainable(size), examples), ours, pairs=3)
     print(f"P1 {size} bfloat16, step on pages: {found}")
     useful, peak = useful_flops(model, examples), matmul_peak()
     speed = useful / found.ours
@@ -39,7 +39,7 @@ def any_resolution_step(size: str) -> None:
     model = trainable(size)
     examples = any_resolution(model.config.image_token_id)
     describe(examples)
-    found = pairwise(padded_step(model, examples), our_step(model, examples), pairs=3)
+    found = pairwise(padded_step(trainable(size), examples), our_step(model, examples), pairs=3)
     print(f"P2 {size} bfloat16, step on any-resolution questions: {found}")
 
 
@@ -48,7 +48,7 @@ def alone(size: str) -> None:
     model = trainable(size)
     for text, pictures in ((1024, 1), (256, 8)):
         examples = [page(model.config.image_token_id, text, [(0, 0)] * pictures)]
-        found = pairwise(padded_step(model, examples), our_step(model, examples), pairs=3)
+        found = pairwise(padded_step(trainable(size), examples), our_step(model, examples), pairs=3)
         print(f"P4 {size} bfloat16, one page of {text} tokens of text and {pictures} pictures: {found}")
 
 

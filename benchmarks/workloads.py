@@ -93,7 +93,7 @@ def our_step(
 def padded_step(
     model: XGenMMForConditionalGeneration, examples: Sequence[Example], dtype: torch.dtype = torch.bfloat16
 ) -> Callable[[], float]:
-    """The same, the usual way."""
+    """The same, the usual way: by a model that was never given a packed row, so that its layers are transformers'."""
     rows = collate(examples, pad_id=0, side="right")
     labels = pad_sequence([one.labels for one in examples], batch_first=True, padding_value=IGNORE_INDEX)
 
