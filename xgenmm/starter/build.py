@@ -42,7 +42,7 @@ from xgenmm.starter.vision import align, read_vision_encoder
 
 log = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 """Raised when the same sources would give another folder."""
 HELD_OUT, VALIDATION = 160, 64
 """Pictures kept from training: to measure on, and to choose settings with."""
@@ -128,12 +128,18 @@ def pages(
 
 
 def instructions(items: Sequence[Item], rng: random.Random) -> Iterator[dict]:
-    """For every picture: what it is or a description, its kind, its colour, and a yes/no question, in drawn order."""
+    """For every picture: what it is or a description, its kind, its colour, and a yes/no question, in drawn order.
+
+    Every second description is brief, as people's are: that a complete one is better is left to the preferences.
+    """
     for number, item in enumerate(items):
         other = rng.choice([one for one in items if one.name != item.name])
         first = (
-            (tasks.ASK_NAME, tasks.sentence(item.name)) if number % 2 else (tasks.ASK_DESCRIBE, tasks.describe(item))
-        )
+            (tasks.ASK_NAME, tasks.sentence(item.name)),
+            (tasks.ASK_DESCRIBE, tasks.describe(item)),
+            (tasks.ASK_NAME, tasks.sentence(item.name)),
+            (tasks.ASK_DESCRIBE, tasks.describe_briefly(item)),
+        )[number % 4]
         asked = (tasks.ask_kind(item), tasks.ask_colour(item), tasks.ask_yes_no(item, other, yes=rng.random() < 0.5))
         rounds = [first, *((question.text, question.reply) for question in asked)]
         rng.shuffle(rounds)

@@ -65,6 +65,11 @@ def describe(item: Item) -> str:
     return description(item.name, item.colour, item.kind)
 
 
+def describe_briefly(item: Item) -> str:
+    """The name alone."""
+    return f"A picture of {item.name}."
+
+
 # ---- questions about one picture -------------------------------------------------------------------------------------
 
 
@@ -157,7 +162,7 @@ def rejected_answer(item: Item, pool: Sequence[Item], aspect: str, rng: random.R
     others = [one for one in pool if (one.kind == item.kind) == same_kind and one.name != item.name]
     other = rng.choice(others)
     if aspect == "complete":
-        return f"A picture of {other.name}."
+        return describe_briefly(other)
     return description(other.name, item.colour, other.kind)
 
 
