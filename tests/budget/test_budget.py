@@ -261,7 +261,7 @@ def test_measured_steps_are_those_of_training(toy_folder, tmp_path, capsys):
     assert not (tmp_path / "debug").exists()  # nothing of it is a run
     with pytest.raises(ConfigError, match=r"sft cannot be measured: .*there is no folder"):
         measure("debug", [*settings, f"model.language={tmp_path}/none"], ["sft"])
-    assert main(["plan", "debug", "--measure", *settings, "model.vision=/none"]) == 2
+    assert main(["plan", "debug", *settings, "model.vision=/none", "--measure"]) == 2
     assert "/none" in capsys.readouterr().err
 
 

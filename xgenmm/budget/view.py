@@ -47,6 +47,7 @@ class SourceView:
     images: Any = None
     weight: float | None = None
     samples: int | None = None
+    at_end: Any = None
     options: Any = None
 
     @property
