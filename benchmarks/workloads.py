@@ -50,7 +50,7 @@ def page(
     words = torch.randint(1, image_token, (text,), generator=generator)
     cuts = torch.linspace(0, text / 2, len(grids) + 1).long().tolist()[1:]
     pieces: list[Tensor] = []
-    for start, stop, (rows, cols) in zip([0, *cuts[:-1]], cuts, grids, strict=True):
+    for start, stop, (rows, cols) in zip([0, *cuts][:-1], cuts, grids, strict=True):
         pieces += [words[start:stop], torch.full((LATENTS * (1 + rows * cols),), image_token)]
     ids = torch.cat([*pieces, words[cuts[-1] if cuts else 0 :]])
     labels = torch.full_like(ids, IGNORE_INDEX)
