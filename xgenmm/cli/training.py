@@ -9,7 +9,7 @@ from xgenmm.cli.shared import PROGRAM, Verbs, add_recipe, write_toy
 def add(verbs: Verbs) -> None:
     """Add these verbs to the command."""
     quick = verbs.add_parser("quickstart", help="the whole chain on the starter's data; ends with a report and a model")
-    quick.add_argument("--fast", action="store_true", help="half the steps and cruder figures")
+    quick.add_argument("--fast", action="store_true", help="fewer steps, fewer questions, cruder figures")
     quick.add_argument("--output", default="runs", help="the run's folder is OUTPUT/quickstart (default: %(default)s)")
     _add_stamps(quick)
     quick.set_defaults(function=_quickstart)
