@@ -53,7 +53,11 @@ def test_a_packed_step_costs_what_torch_counts(trains, recompute):
             next_token(model, batch).loss.backward()
     work = add_up(step_of(*batches), Sums()).work
     assert work.tiles == 8
-    costs = Effort(shape=shape_of(model), trained=Trained(**trains, recompute=recompute), peak=1.0).flops(work).sum
+    costs = (
+        Effort(shape=shape_of(model), trained=Trained(**trains, recompute=recompute, fused=True), peak=1.0)
+        .flops(work)
+        .sum
+    )
     assert costs.total == pytest.approx(counter.get_total_flops(), rel=0.01)
     assert bool(costs.again) == bool(recompute)
 

@@ -57,8 +57,10 @@ class Trained:
     recompute: Mapping[str, Recompute] = field(default_factory=dict)
     """By part; see `ParallelConfig`."""
     by_position: bool = False
-    """The loss asks for every target's log-probability and not for their sum: a head that trains then makes its logits
-    twice."""
+    """The loss asks for every target's log-probability and not for their sum: the head then makes its logits twice."""
+    fused: bool = False
+    """A feed-forward layer's last matrix is one operation with what is before it, as on a CPU (`model.lean`): who
+    computes the layer again computes that matrix, too."""
 
     def again(self, part: str) -> bool:
         """Whether a part's matrix products are made twice."""
@@ -163,7 +165,9 @@ def _resampler(shape: ResamplerShape, patches: int, trained: Trained) -> tuple[P
                 below = mode is True or (bool(trained.vision) and linear.name == "kv")
             matrix, adapter = _matrix(linear, mode, trained.rank, below=below)
             if again:
-                matrix, adapter = _twice(linear, matrix, adapter, last=linear == shape.linears[-1], rank=trained.rank)
+                fused = trained.fused and mode != "lora"
+                last = linear == shape.linears[-1] and not fused
+                matrix, adapter = _twice(linear, matrix, adapter, last=last, rank=trained.rank)
             own += matrix * positions.get(linear.name, shape.latents)
             lora += adapter * positions.get(linear.name, shape.latents)
     return own, lora
@@ -172,7 +176,9 @@ def _resampler(shape: ResamplerShape, patches: int, trained: Trained) -> tuple[P
 def _linear(blocks: Blocks, trained: Trained) -> tuple[Passes, Passes]:
     """Of one token: the language model's matrices, and their adapters."""
     mode, again = trained.language, trained.again("language")
-    return _stack(blocks, mode, trained.rank, learns=trained.anything, below=trained.embeddings_learn, again=again)
+    fused = trained.fused and blocks.gated and mode != "lora"
+    learns, below = trained.anything, trained.embeddings_learn
+    return _stack(blocks, mode, trained.rank, learns=learns, below=below, again=again, fused=fused)
 
 
 def _mixing(blocks: Blocks, trained: Trained) -> Passes:
@@ -188,11 +194,13 @@ def _attention(forward: Amount, *, learns: bool, again: bool) -> Passes:
 def _head(language: LanguageShape, trained: Trained) -> Passes:
     """Of one position with logits."""
     forward = 2 * language.table
-    again = forward if trained.by_position and trained.language is True else 0
+    again = forward if trained.by_position and trained.anything else 0
     return Passes(forward, forward * (int(trained.anything) + int(trained.language is True)), again)
 
 
-def _stack(blocks: Blocks, mode: Mode, rank: int, *, learns: bool, below: bool, again: bool) -> tuple[Passes, Passes]:
+def _stack(
+    blocks: Blocks, mode: Mode, rank: int, *, learns: bool, below: bool, again: bool, fused: bool = False
+) -> tuple[Passes, Passes]:
     """Of one position in all blocks: matrices and adapters.
 
     Args:
@@ -202,13 +210,15 @@ def _stack(blocks: Blocks, mode: Mode, rank: int, *, learns: bool, below: bool, 
         learns: Whether gradients go through it.
         below: Whether they leave it at the bottom; otherwise the first block's input needs none.
         again: Whether blocks are computed again in the backward pass.
+        fused: Whether their last matrix is part of an operation that is computed again as a whole.
     """
     own, lora = Passes(), Passes()
     for linear in blocks.linears:
         for layers, needed in ((blocks.layers - 1, learns), (1, below if linear in blocks.first else learns)):
             matrix, adapter = _matrix(linear, mode, rank, below=needed)
             if again and learns:
-                matrix, adapter = _twice(linear, matrix, adapter, last=linear == blocks.linears[-1], rank=rank)
+                last = linear == blocks.linears[-1] and not fused
+                matrix, adapter = _twice(linear, matrix, adapter, last=last, rank=rank)
             own += matrix * layers
             lora += adapter * layers
     return own, lora

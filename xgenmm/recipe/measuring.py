@@ -88,7 +88,7 @@ def measure_stage(recipe: Recipe, stage: StageConfig) -> Measured:
     flops = sum(flops.sum.total for _, flops in steps[1:]) / len(steps[1:])
     memory = step_memory(
         effort.shape,
-        trained_of(recipe, stage),
+        trained_of(recipe, stage, device),
         Work(**{name: max(vars(one)[name] for one in passes) for name in vars(passes[0])}),
         parallel=recipe.parallel,
         mesh=Mesh(replicas=1, shards=1),

@@ -188,7 +188,9 @@ def prepare(recipe: Recipe, stage: StageConfig, folder: Path, precision: Precisi
             trackers=recipe.trackers,
         ),
         folder=folder,
-        effort=effort_of(model, trained_of(recipe, stage), compares=stage.compares, device=device, precision=precision),
+        effort=effort_of(
+            model, trained_of(recipe, stage, device), compares=stage.compares, device=device, precision=precision
+        ),
         after_step=_watch(stage, folder, steps, processor, precision),
     )
     return Prepared(trainer=trainer, processor=processor, originals=originals)
@@ -231,13 +233,14 @@ def _about_reference(
     }
 
 
-def trained_of(recipe: Recipe, stage: StageConfig) -> Trained:
-    """What of the model a stage trains, as its costs are counted."""
+def trained_of(recipe: Recipe, stage: StageConfig, device: torch.device) -> Trained:
+    """What of the model a stage trains there, as its costs are counted."""
     return Trained(
         **vars(stage.train),
         rank=stage.lora.rank,
         recompute=recipe.parallel.recompute,
         by_position=isinstance(stage.objective_config(), DpoConfig),
+        fused=device.type == "cpu",
     )
 
 
