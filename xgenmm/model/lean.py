@@ -22,6 +22,8 @@ from transformers.activations import SiLUActivation
 
 NUMBERS_AT_ONCE = 65_536
 """What one portion of rows holds: 256 kB in float32, so that the next operation finds it in the cache."""
+FEW_NUMBERS = 1_000_000
+"""So many are one portion: outer caches hold them, and on several threads every operation costs a wake-up."""
 GATED = (("gate_up_proj", "down_proj", "activation_fn"), ("gate_proj", "up_proj", "down_proj", "act_fn"))
 """What families call the parts of a gated feed-forward layer, its activation last."""
 TRIED = 8
@@ -108,7 +110,7 @@ def _is_bare(module: nn.Module) -> bool:
 
 def _portions(rows: Tensor) -> list[slice]:
     """Rows of a matrix, a few at a time."""
-    size = max(NUMBERS_AT_ONCE // max(rows.shape[-1], 1), 1)
+    size = len(rows) if rows.numel() <= FEW_NUMBERS else max(NUMBERS_AT_ONCE // max(rows.shape[-1], 1), 1)
     return [slice(start, start + size) for start in range(0, len(rows), size)]
 
 
