@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xgenmm.evaluation.scorers.ngrams import MAX_ORDER, Corpus, Ints, corpus_of, distinct, size_of
+from xgenmm.evaluation.scorers.ngrams import MAX_ORDER, Corpus, Counts, Ints, corpus_of
 from xgenmm.evaluation.scorers.profiles import (
     LMMS_EVAL,
     PYCOCOEVALCAP,
@@ -120,13 +120,10 @@ def _cider(corpus: Corpus) -> MetricResult:
     log_images = np.log(float(n_images)) if n_images else 0.0
     similarity: Floats = np.zeros((MAX_ORDER, n_refs))
     for order, rows in enumerate(corpus.ngrams):
-        is_ref = rows.sentence >= n_images
-        size = size_of(rows.ngram)
-        key = corpus.image_of_sentence[rows.sentence] * size + rows.ngram
-        document_frequency = np.bincount(distinct(key[is_ref])[0] % size, minlength=size)
+        document_frequency = np.bincount(rows.of_references % rows.size, minlength=rows.size)
         weight = rows.count * (log_images - np.log(np.maximum(1.0, document_frequency)))[rows.ngram]
         norm = np.sqrt(np.bincount(rows.sentence, weight**2, minlength=n_images + n_refs))
-        dot = _clipped_dot(key, weight, is_ref, rows.sentence - n_images, n_refs)
+        dot = _clipped_dot(rows, weight, n_images, n_refs)
         scale = norm[corpus.image_of] * norm[n_images:]
         similarity[order] = np.divide(dot, scale, out=dot, where=scale != 0)
     bigrams = np.maximum(0, corpus.words.lengths - 1)
@@ -136,18 +133,16 @@ def _cider(corpus: Corpus) -> MetricResult:
     return _metric(10.0 * sums / np.bincount(corpus.image_of, minlength=n_images))
 
 
-def _clipped_dot(key: Ints, weight: Floats, is_ref: NDArray[np.bool_], ref_of_row: Ints, n_refs: int) -> Floats:
-    """For every reference, the sum of min(candidate, reference) x reference over the n-grams both have.
-
-    ``key`` joins image and n-gram; a candidate's rows have ascending keys because its sentence number is its image's.
-    """
-    hyp_key, hyp_weight = key[~is_ref], weight[~is_ref]
-    if not len(hyp_key):
+def _clipped_dot(rows: Counts, weight: Floats, n_images: int, n_refs: int) -> Floats:
+    """For every reference, the sum of min(candidate, reference) x reference over the n-grams both have."""
+    if not rows.candidates:
         return np.zeros(n_refs)
-    at = np.minimum(np.searchsorted(hyp_key, key[is_ref]), len(hyp_key) - 1)
-    shared = np.where(hyp_key[at] == key[is_ref], hyp_weight[at], 0.0)
-    products: Floats = np.minimum(shared, weight[is_ref]) * weight[is_ref]
-    return np.bincount(ref_of_row[is_ref], products, minlength=n_refs).astype(np.float64, copy=False)
+    said, theirs = np.split(rows.key, [rows.candidates])
+    of_said, of_theirs = np.split(weight, [rows.candidates])
+    at = np.minimum(np.searchsorted(said, theirs), len(said) - 1)
+    shared = np.where(said[at] == theirs, of_said[at], 0.0)
+    products: Floats = np.minimum(shared, of_theirs) * of_theirs
+    return np.bincount(rows.sentence[rows.candidates :] - n_images, products, minlength=n_refs).astype(np.float64)
 
 
 def _bleu(corpus: Corpus) -> BleuResult:
@@ -157,16 +152,16 @@ def _bleu(corpus: Corpus) -> BleuResult:
     guessed = np.maximum(0, hyp_length[None] - np.arange(MAX_ORDER)[:, None])
     correct: Floats = np.zeros((MAX_ORDER, n_images))
     for order, rows in enumerate(corpus.ngrams):
-        is_ref = rows.sentence >= n_images
-        key = corpus.image_of_sentence[rows.sentence] * size_of(rows.ngram) + rows.ngram
-        ref_key = distinct(key[is_ref])[0]
-        if not len(ref_key):
+        known = rows.of_references
+        if not len(known):
             continue
-        most = np.zeros(len(ref_key), dtype=np.int64)
-        np.maximum.at(most, np.searchsorted(ref_key, key[is_ref]), rows.count[is_ref])
-        at = np.minimum(np.searchsorted(ref_key, key[~is_ref]), len(ref_key) - 1)
-        clipped = np.where(ref_key[at] == key[~is_ref], np.minimum(most[at], rows.count[~is_ref]), 0)
-        correct[order] = np.bincount(rows.sentence[~is_ref], clipped, minlength=n_images)
+        (said, theirs), (of_said, of_theirs) = (np.split(x, [rows.candidates]) for x in (rows.key, rows.count))
+        most = np.ones(len(known), dtype=np.int64)
+        repeated = of_theirs > 1  # few are, and only they can raise the most
+        np.maximum.at(most, np.searchsorted(known, theirs[repeated]), of_theirs[repeated])
+        at = np.minimum(np.searchsorted(known, said), len(known) - 1)
+        clipped = np.where(known[at] == said, np.minimum(most[at], of_said), 0)
+        correct[order] = np.bincount(rows.sentence[: rows.candidates], clipped, minlength=n_images)
     per_image = _bleu_from_counts(correct, guessed, hyp_length, closest)
     totals = (correct.sum(axis=1, keepdims=True), guessed.sum(axis=1, keepdims=True), hyp_length.sum(keepdims=True))
     corpus_bleu = _bleu_from_counts(*totals, closest.sum(keepdims=True))[:, 0].tolist()

@@ -23,6 +23,17 @@ class Counts:
     sentence: Ints
     ngram: Ints
     count: Ints
+    key: Ints
+    """The sentence's image and the n-gram as one number: ascending among the candidates' rows."""
+    size: int
+    """One more than the largest n-gram, by which a key is taken apart."""
+    candidates: int
+    """Rows of candidates, which come first; the others are of references."""
+
+    @cached_property
+    def of_references(self) -> Ints:
+        """The distinct keys of references, ascending."""
+        return _distinct(self.key[self.candidates :])[0]
 
 
 @dataclass(frozen=True)
@@ -92,10 +103,12 @@ class Corpus:
                 keep = left[start] >= order
                 start = start[keep]
                 # An n-gram is the number of its head and one more word, renumbered so that the product stays small.
-                grams = _renumbered(grams[keep] * size_of(words) + words[start + order - 1])
-            size = size_of(grams)
-            key, count = distinct(sentence[start] * size + grams)
-            orders.append(Counts(key // size, key % size, count))
+                grams = _renumbered(grams[keep] * _size_of(words) + words[start + order - 1])
+            size = _size_of(grams)
+            key, count = _distinct(sentence[start] * size + grams)
+            of, ngram = np.divmod(key, size)
+            candidates = int(np.searchsorted(of, self.num_images))
+            orders.append(Counts(of, ngram, count, self.image_of_sentence[of] * size + ngram, size, candidates))
         return orders
 
 
@@ -124,7 +137,7 @@ def _numbered(sentences: Sequence[Sequence[str]]) -> Words:
 
 
 # numpy's own unique() hashes integers, which takes twenty times as long on these keys as sorting them.
-def distinct(values: Ints) -> tuple[Ints, Ints]:
+def _distinct(values: Ints) -> tuple[Ints, Ints]:
     """The distinct non-negative values in ascending order and how often each occurs."""
     ordered = np.sort(values)
     first = np.flatnonzero(np.diff(ordered, prepend=-1))
@@ -147,6 +160,6 @@ def _renumbered(values: Ints) -> Ints:
     return ranks
 
 
-def size_of(numbers: Ints) -> int:
+def _size_of(numbers: Ints) -> int:
     """One more than the largest number, so that a pair of numbers can be one number."""
     return int(numbers.max()) + 1 if len(numbers) else 1
