@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from xgenmm.config import ConfigError
-from xgenmm.data.listing import Listing
+from xgenmm.data.listing import ListedRows
 from xgenmm.data.loader import Loader
 from xgenmm.data.planner import BatchConfig
 from xgenmm.data.quarantine import DataError, read_lines
@@ -100,9 +100,10 @@ def answers(monkeypatch):
 @pytest.mark.usefixtures("answers")
 def test_rows_decode_as_preferences_with_the_same_prompt_and_pictures(model, toy_processor, source, tmp_path):
     made = make_noised_preferences(model, toy_processor, source, CONFIG, tmp_path / "made", seed=3)
-    before, after = (Listing(one.name, one.patterns, Path(one.images)) for one in (source, made))
+    before, after = (ListedRows(one.name, one.patterns, Path(one.images)) for one in (source, made))
     good = [index for index in range(7) if index != 2]
-    assert len(after) == 6
+    assert after.has(5)
+    assert not after.has(6)
     for index, row in zip(good, range(6), strict=True):
         old = source.bind_adapter()(before.read(index), lambda _: 0)
         new = made.bind_adapter()(after.read(row), lambda _: 0)
@@ -117,9 +118,20 @@ def test_rows_decode_as_preferences_with_the_same_prompt_and_pictures(model, toy
     loader.check()
 
 
+@pytest.mark.usefixtures("answers")
+def test_a_damaged_line_is_told(model, toy_processor, source, tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text("".join(f"{line}\n" for line in [*lines[:4], '{"id": "broken', *lines[4:]]))
+    make_noised_preferences(model, toy_processor, source, CONFIG, tmp_path / "made", seed=3)
+    faults = {fault["id"]: fault["reason"] for fault in read_lines(tmp_path / "made" / "quarantine.jsonl")}
+    assert faults == {"pairs/pairs.jsonl:line3": "image_missing", "pairs/pairs.jsonl:line5": "json_invalid"}
+    assert len((tmp_path / "made" / "preferences.jsonl").read_text().splitlines()) == 6
+
+
 def test_the_model_looks_at_noise(model, toy_processor, source, answers, tmp_path):
     make_noised_preferences(model, toy_processor, source, CONFIG, tmp_path / "made", seed=3)
-    (first, *_), reader = answers[0], Listing("pairs", source.patterns, Path(source.images))
+    (first, *_), reader = answers[0], ListedRows("pairs", source.patterns, Path(source.images))
     clean = toy_processor.prompt(source.bind_adapter()(reader.read(0), lambda _: 0).prompt)
     difference = first.pixel_values - CONFIG.noise.kept**0.5 * clean.pixel_values
     assert difference.std().item() == pytest.approx((1 - CONFIG.noise.kept) ** 0.5, rel=0.05)

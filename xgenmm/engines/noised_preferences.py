@@ -11,13 +11,15 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
 from xgenmm.config import ConfigError, encode
 from xgenmm.data.adapters.conversations import MARKER
 from xgenmm.data.adapters.fields import not_blank
-from xgenmm.data.listing import Listing
+from xgenmm.data.files import place_of
+from xgenmm.data.listing import ListedRows
 from xgenmm.data.permutation import keyed
 from xgenmm.data.quarantine import BadSample, DataError, Fault, read_lines
 from xgenmm.data.readers import PICTURE_SUFFIXES
@@ -110,11 +112,12 @@ class _Writer:
         self.folder = folder
         self.seed = seed
         self.adapter = source.bind_adapter()
-        self.reader = Listing(source.name, source.patterns, Path(source.images) if source.images else None)
+        images = None if source.images is None else place_of(source.images)
+        self.reader = ListedRows(source.name, source.patterns, images)
 
     def write(self) -> None:
         """Answer what has no answer yet, in the rows' order, and give them their name."""
-        ids = [self.reader.row_id(index) for index in range(len(self.reader))]
+        ids = [self.reader.row_id(index) for index in takewhile(self.reader.has, count())]
         done = {line["id"] for name in (UNFINISHED, FAULTS) for line in _whole_lines(self.folder / name)}
         with progress(f"{self.source.name}: answers under noise", len(ids), "rows", done=len(done)) as tell:
             missing = [index for index, row_id in enumerate(ids) if row_id not in done]

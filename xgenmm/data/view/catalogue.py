@@ -11,13 +11,13 @@ from typing import Protocol, runtime_checkable
 from xgenmm.data.adapters import Adapter
 from xgenmm.data.adapters.choosing import Asked, pick
 from xgenmm.data.files import Place, place_of
+from xgenmm.data.listing import ListedRows
 from xgenmm.data.pictures import INTERLEAVED
 from xgenmm.data.prepare import Opened, Preparer, open_row, without
 from xgenmm.data.quarantine import BadSample
 from xgenmm.data.readers import Row
 from xgenmm.data.source import Source, SourceConfig
 from xgenmm.data.view.indexed import IndexedRows
-from xgenmm.data.view.listed import ListedRows
 from xgenmm.data.view.reading import Reading, read_sample
 from xgenmm.processor.images import ImageError
 
