@@ -7,11 +7,11 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="xgenmm-tests-")  # indexes of data that tests make
 
 import pytest
-from toy import make_tokenizer, make_toy_model
+from toy import data_config, make_tokenizer, make_toy_model
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from xgenmm.model.vlm import XGenMMForConditionalGeneration
-from xgenmm.processor.processor import ProcessorConfig, XGenMMProcessor
+from xgenmm.processor.processor import XGenMMProcessor
 from xgenmm.starter.toy import write_toy
 
 
@@ -41,14 +41,4 @@ def toy_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def toy_processor(toy_folder):
     """A processor for the data of `toy_folder`."""
-    config = ProcessorConfig(
-        prompt="chatml",
-        tile=28,
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
-        grids=((1, 2), (2, 1)),
-        tokens_per_tile=2,
-        max_tokens=256,
-        system="",
-    )
-    return XGenMMProcessor(AutoTokenizer.from_pretrained(toy_folder / "language"), config)
+    return XGenMMProcessor(AutoTokenizer.from_pretrained(toy_folder / "language"), data_config())

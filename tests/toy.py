@@ -6,6 +6,7 @@ Sizes are chosen so that no two of them agree by accident (4 patches, 3 latents,
 import io
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -28,7 +29,7 @@ from xgenmm.model.vlm import XGenMMForConditionalGeneration
 from xgenmm.model.weights import ModelConfig, generation_settings
 from xgenmm.processor.packing import pack
 from xgenmm.processor.processor import ProcessorConfig, XGenMMProcessor
-from xgenmm.types import IGNORE_INDEX, Batch, Example, Picture
+from xgenmm.types import IGNORE_INDEX, Batch, Conversation, Document, Example, Picture
 
 TILE = 28
 """Side of a toy tile in pixels: 2 x 2 patches of 14."""
@@ -36,6 +37,22 @@ LATENTS = 3
 TOY_RESAMPLER = ResamplerConfig(latents=LATENTS, depth=2, heads=2, head_dim=8, ff_mult=2)
 VOCABULARY = 288
 """256 bytes, the special tokens of both chat formats and ours, and some spare rows as in Phi-3."""
+
+
+def data_config(**changes: Any) -> ProcessorConfig:
+    """Of a processor for the data of `starter.toy`: two tokens a tile."""
+    settings: dict[str, Any] = {
+        "prompt": "chatml",
+        "tile": TILE,
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.5, 0.5, 0.5),
+        "grids": ((1, 2), (2, 1)),
+        "tokens_per_tile": 2,
+        "max_tokens": 256,
+        "system": "",
+    }
+    return ProcessorConfig(**settings | changes)
+
 
 PHI3_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'] + '<|end|>\n' }}{% endfor %}"
@@ -214,3 +231,24 @@ def make_answering_model(processor: XGenMMProcessor, family: str = "phi3") -> XG
     model = make_toy_model(family, image_token_id=processor.image_token_id)
     model.generation_config = generation_settings(model, processor)
     return model
+
+
+def alone_logp(
+    model: XGenMMForConditionalGeneration,
+    processor: XGenMMProcessor,
+    prompt: Document | Conversation,
+    text: str,
+    *,
+    end: bool = False,
+) -> tuple[float, int]:
+    """Log-probability and tokens of a continuation, by a padded forward pass of its own."""
+    example = processor.continuation(processor.prompt(prompt), text, end=end)
+    with torch.no_grad():
+        output = model(
+            input_ids=example.input_ids[None],
+            attention_mask=torch.ones_like(example.input_ids)[None],
+            pixel_values=example.pixel_values,
+            image_layouts=example.image_layouts,
+            targets=example.labels[None],
+        )
+    return output.logps.sum().item(), int((example.labels != IGNORE_INDEX).sum())

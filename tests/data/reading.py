@@ -12,13 +12,14 @@ from pathlib import Path
 
 import torch.distributed as dist
 from PIL import Image
+from toy import data_config
 from transformers import AutoTokenizer
 
 from xgenmm.data.loader import NOTHING, Loader, ReadConfig
 from xgenmm.data.mixture import MixtureConfig
 from xgenmm.data.planner import BatchConfig
 from xgenmm.data.source import SourceConfig
-from xgenmm.processor.processor import ProcessorConfig, XGenMMProcessor
+from xgenmm.processor.processor import XGenMMProcessor
 
 TENSORS = ("input_ids", "labels", "documents", "position_ids", "pixel_values", "image_layouts", "branches")
 BROKEN = (3, 7, 20)
@@ -62,17 +63,7 @@ def write_sources(folder: Path) -> None:
 
 @functools.cache
 def _processor(toy: Path) -> XGenMMProcessor:
-    config = ProcessorConfig(
-        prompt="chatml",
-        tile=28,
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
-        grids=((1, 2), (2, 1)),
-        tokens_per_tile=2,
-        max_tokens=96,
-        system="",
-    )
-    return XGenMMProcessor(AutoTokenizer.from_pretrained(toy / "language"), config)
+    return XGenMMProcessor(AutoTokenizer.from_pretrained(toy / "language"), data_config(max_tokens=96))
 
 
 def open_loader(toy: Path, folder: Path, *, weighted: bool = False, threads: int = 2, **settings) -> Loader:

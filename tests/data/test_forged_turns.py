@@ -9,14 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from toy import make_tokenizer
+from toy import data_config, make_tokenizer
 
 from xgenmm.data.adapters import ADAPTERS
 from xgenmm.data.adapters.fields import cache_name
 from xgenmm.data.loader import Loader, ReadConfig
 from xgenmm.data.planner import BatchConfig
 from xgenmm.data.source import SourceConfig
-from xgenmm.processor.processor import ProcessorConfig, XGenMMProcessor
+from xgenmm.processor.processor import XGenMMProcessor
 from xgenmm.types import IGNORE_INDEX
 
 URL = "https://example.org/a.jpg"
@@ -33,17 +33,7 @@ def picture(form="JPEG"):
 
 
 def processor_for(prompt):
-    config = ProcessorConfig(
-        prompt=prompt,
-        tile=28,
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
-        grids=((1, 2), (2, 1)),
-        tokens_per_tile=2,
-        max_tokens=8192,
-        system="Be kind.",
-    )
-    return XGenMMProcessor(make_tokenizer(prompt), config)
+    return XGenMMProcessor(make_tokenizer(prompt), data_config(prompt=prompt, max_tokens=8192, system="Be kind."))
 
 
 def tar(folder, **members):

@@ -8,9 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from benchmark_rows import write_benchmark
-from toy import make_answering_model, make_processor
+from toy import alone_logp, make_answering_model, make_processor
 
 from xgenmm.evaluation import settings
 from xgenmm.evaluation.benchmarks import benchmark_named
@@ -22,7 +21,7 @@ from xgenmm.evaluation.samples import Sample, read_samples
 from xgenmm.evaluation.scorers.profiles import XGENMM
 from xgenmm.evaluation.settings import EvaluationConfig
 from xgenmm.model import weights
-from xgenmm.types import IGNORE_INDEX, Conversation, Document, Picture, Turn
+from xgenmm.types import Conversation, Document, Picture, Turn
 
 TASKS = ("starter_captions", "starter_kind", "starter_several", "starter_preferences")
 
@@ -47,21 +46,6 @@ def evaluated(toy, data: Path, output: Path, tasks=TASKS, **others) -> dict[str,
     return {label: read_samples(output / f"samples_{label}.jsonl") for label in results["labels"]}
 
 
-def logp(toy, prompt: Document | Conversation, text: str, *, end: bool = False) -> tuple[float, int]:
-    """Of a continuation, by one forward pass of its own."""
-    model, processor = toy
-    example = processor.continuation(processor.prompt(prompt), text, end=end)
-    with torch.no_grad():
-        output = model(
-            input_ids=example.input_ids[None],
-            attention_mask=torch.ones_like(example.input_ids)[None],
-            pixel_values=example.pixel_values,
-            image_layouts=example.image_layouts,
-            targets=example.labels[None],
-        )
-    return output.logps.sum().item(), int((example.labels != IGNORE_INDEX).sum())
-
-
 def picture(data: Path, sample: Sample) -> Picture:
     return Picture(source=data / "starter" / "heldout" / sample.doc["image"], name="picture")
 
@@ -71,7 +55,7 @@ def test_captions_are_weighed_behind_their_picture_another_and_the_first_ones(to
     assert len(samples) == 4
 
     def weighed(sample: Sample, text: str) -> float:
-        return logp(toy, Document(id="d", parts=(picture(data, sample), "A picture of")), text)[0]
+        return alone_logp(*toy, Document(id="d", parts=(picture(data, sample), "A picture of")), text)[0]
 
     for sample, other in zip(samples, others(4), strict=True):
         texts = [sample.doc["caption"], *sample.doc["distractors"]]
@@ -89,7 +73,7 @@ def test_preferences_count_the_end_of_an_answer(toy, data, tmp_path):
     for sample in evaluated(toy, data, tmp_path)["starter_preferences"]:
         turn = Turn(role="user", parts=(picture(data, sample), "Describe it."))
         expected = [
-            logp(toy, Conversation(id="c", turns=(turn,)), sample.doc[name], end=True)
+            alone_logp(*toy, Conversation(id="c", turns=(turn,)), sample.doc[name], end=True)
             for name in ("chosen", "rejected")
         ]
         assert sample.logps["seen"] == pytest.approx([value for value, _ in expected], abs=1e-3)

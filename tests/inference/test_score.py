@@ -3,14 +3,13 @@
 import io
 
 import pytest
-import torch
 from PIL import Image
-from toy import LATENTS, TILE, make_tokenizer, make_toy_model
+from toy import LATENTS, TILE, alone_logp, make_tokenizer, make_toy_model
 
 from xgenmm.inference.pictures import PictureTokens
 from xgenmm.inference.score import Scores, by_length, row
 from xgenmm.processor.processor import ProcessorConfig, XGenMMProcessor
-from xgenmm.types import IGNORE_INDEX, Conversation, Document, Picture, Turn
+from xgenmm.types import Conversation, Document, Picture, Turn
 
 
 def picture(colour: str) -> Picture:
@@ -52,17 +51,9 @@ def test_scores_equal_separate_forward_passes(processor: XGenMMProcessor, batch_
     found = [found[place] for place in range(3)]
     for prompt, texts, results in zip(prompts, candidates, found, strict=True):
         for text, result in zip(texts, results, strict=True):
-            example = processor.continuation(processor.prompt(prompt), text, end=end)
-            with torch.no_grad():
-                output = model(
-                    input_ids=example.input_ids[None],
-                    attention_mask=torch.ones_like(example.input_ids)[None],
-                    pixel_values=example.pixel_values,
-                    image_layouts=example.image_layouts,
-                    targets=example.labels[None],
-                )
-            assert result.tokens == int((example.labels != IGNORE_INDEX).sum())
-            assert result.logp == pytest.approx(output.logps.sum().item(), abs=1e-4)
+            expected, tokens = alone_logp(model, processor, prompt, text, end=end)
+            assert result.tokens == tokens
+            assert result.logp == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("texts", [[], ["a", ""]])

@@ -11,7 +11,7 @@ from torch import Tensor
 from xgenmm.config import ConfigError, bind, nearest
 from xgenmm.data.adapters import ADAPTERS, Adapter
 from xgenmm.data.adapters.choosing import pick
-from xgenmm.data.files import place_of
+from xgenmm.data.files import Place, place_of
 from xgenmm.data.index import index_path, read_origin, settings_of
 from xgenmm.data.mixture import AtEnd
 from xgenmm.data.plan import Slot
@@ -51,6 +51,11 @@ class SourceConfig:
         """`path` as a list, whatever it was written as."""
         return (self.path,) if isinstance(self.path, str) else self.path
 
+    @property
+    def picture_place(self) -> Place | None:
+        """Where pictures are that rows only name."""
+        return None if self.images is None else place_of(self.images)
+
     def bind_adapter(self) -> Adapter:
         """The adapter with its options.
 
@@ -69,7 +74,7 @@ def is_indexed(config: SourceConfig, processor: XGenMMProcessor, limits: Limits,
     Raises:
         ConfigError: A path matches nothing.
     """
-    shards = open_shards(config.name, config.patterns, None if config.images is None else place_of(config.images))
+    shards = open_shards(config.name, config.patterns, config.picture_place)
     setting = settings_of(config.adapter, config.options, processor, limits, config.images)
     origins = [(read_origin(index_path(folder, setting, shard)), shard.stamp()) for shard in shards]
     return all(origin is not None and origin.stamp == stamp for origin, stamp in origins)
@@ -113,9 +118,7 @@ class Source:
         self.config = config
         self.name = config.name
         self.preparer = Preparer(processor, config.adapter, config.bind_adapter(), limits)
-        self.shards = open_shards(
-            config.name, config.patterns, None if config.images is None else place_of(config.images)
-        )
+        self.shards = open_shards(config.name, config.patterns, config.picture_place)
         setting = settings_of(config.adapter, config.options, processor, limits, config.images)
         self.index = open_index(
             config.name, self.shards, setting, self.preparer, folder, refresh=refresh, workers=workers

@@ -18,7 +18,6 @@ from typing import Any
 from xgenmm.config import ConfigError, encode
 from xgenmm.data.adapters.conversations import MARKER
 from xgenmm.data.adapters.fields import not_blank
-from xgenmm.data.files import place_of
 from xgenmm.data.listing import ListedRows
 from xgenmm.data.permutation import keyed
 from xgenmm.data.quarantine import BadSample, DataError, Fault, read_lines
@@ -112,8 +111,7 @@ class _Writer:
         self.folder = folder
         self.seed = seed
         self.adapter = source.bind_adapter()
-        images = None if source.images is None else place_of(source.images)
-        self.reader = ListedRows(source.name, source.patterns, images)
+        self.reader = ListedRows(source.name, source.patterns, source.picture_place)
 
     def write(self) -> None:
         """Answer what has no answer yet, in the rows' order, and give them their name."""

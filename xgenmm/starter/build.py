@@ -134,12 +134,8 @@ def instructions(items: Sequence[Item], rng: random.Random) -> Iterator[dict]:
     """
     for number, item in enumerate(items):
         other = rng.choice([one for one in items if one.name != item.name])
-        first = (
-            (tasks.ASK_NAME, tasks.sentence(item.name)),
-            (tasks.ASK_DESCRIBE, tasks.describe(item)),
-            (tasks.ASK_NAME, tasks.sentence(item.name)),
-            (tasks.ASK_DESCRIBE, tasks.describe_briefly(item)),
-        )[number % 4]
+        describe = tasks.describe if number % 4 == 1 else tasks.describe_briefly
+        first = (tasks.ASK_DESCRIBE, describe(item)) if number % 2 else (tasks.ASK_NAME, tasks.sentence(item.name))
         asked = (tasks.ask_kind(item), tasks.ask_colour(item), tasks.ask_yes_no(item, other, yes=rng.random() < 0.5))
         rounds = [first, *((question.text, question.reply) for question in asked)]
         rng.shuffle(rounds)

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
 
+from by_scorer import ByScorer, Case
 from unpacked import Wheel, quietly, without_draws
 
-Case = dict[str, Any]
 LETTERS = "ABCDEFGH"
 
 
-class LmmsEval:
-    """lmms-eval 0.7.3. A method per scorer gives the outcome of a case, one called `..._set` that of several."""
+class LmmsEval(ByScorer):
+    """lmms-eval 0.7.3."""
 
     reference = "lmms-eval==0.7.3"
     choice_parser = ("tasks/_task_utils/mmmu_mcq_utils", "parse_mmmu_multi_choice_response")
@@ -28,20 +28,6 @@ class LmmsEval:
 
     def _task(self, name: str, module: str = "utils") -> Any:
         return self.wheel.module(f"tasks/{name}/{module}")
-
-    def scorers(self) -> list[str]:
-        """Those whose cases it can judge."""
-        names = [name for name in dir(self) if name[0] != "_" and name.endswith("_")]
-        return [name.removesuffix("_") for name in names if getattr(self, name) is not None]
-
-    def outcome(self, scorer: str, case: Case) -> Case:
-        """What the reference says of a case; raises where the reference does."""
-        return getattr(self, f"{scorer}_")(case)
-
-    def set_outcome(self, scorer: str, cases: Sequence[Case]) -> Case | None:
-        """What the reference says of a set, if it is asked here."""
-        method = getattr(self, f"{scorer}_set", None)
-        return None if method is None else method(cases)
 
     def answer(self, case: Case) -> list[str]:
         """The answer as a list, as the harness passes it: without reasoning blocks, stripped."""

@@ -16,14 +16,14 @@ from unittest.mock import MagicMock
 
 import numpy as np
 import pandas as pd
+from by_scorer import ByScorer, Case
 from unpacked import Wheel, quietly
 
-Case = dict[str, Any]
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
-class VLMEvalKit2024:
-    """820176c. A method per scorer gives the outcome of a case, one called `..._set` that of several."""
+class VLMEvalKit2024(ByScorer):
+    """820176c."""
 
     reference = "vlmevalkit@820176c"
 
@@ -52,20 +52,6 @@ class VLMEvalKit2024:
                 if error.name is None or error.name.partition(".")[0] == "vlmeval":
                     raise
                 sys.modules[error.name] = MagicMock()
-
-    def scorers(self) -> list[str]:
-        """Those whose cases it can judge."""
-        names = [name for name in dir(self) if name[0] != "_" and name.endswith("_")]
-        return [name.removesuffix("_") for name in names if getattr(self, name) is not None]
-
-    def outcome(self, scorer: str, case: Case) -> Case:
-        """What the reference says of a case; raises where the reference does."""
-        return getattr(self, f"{scorer}_")(case)
-
-    def set_outcome(self, scorer: str, cases: Sequence[Case]) -> Case | None:
-        """What the reference says of a set, if it is asked here."""
-        method = getattr(self, f"{scorer}_set", None)
-        return None if method is None else method(cases)
 
     # -- options --
 

@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 
 from xgenmm.data.adapters import Adapter
 from xgenmm.data.adapters.choosing import Asked, pick
-from xgenmm.data.files import Place, place_of
+from xgenmm.data.files import Place
 from xgenmm.data.listing import ListedRows
 from xgenmm.data.pictures import INTERLEAVED
 from xgenmm.data.prepare import Opened, Preparer, open_row, without
@@ -125,8 +125,7 @@ class Shelf:
 
 def listed(config: SourceConfig, preparer: Preparer | None = None) -> Shelf:
     """A source without an index."""
-    images = None if config.images is None else place_of(config.images)
-    rows = ListedRows(config.name, config.patterns, images)
+    rows = ListedRows(config.name, config.patterns, config.picture_place)
     return Shelf(config=config, rows=rows, adapter=config.bind_adapter(), preparer=preparer, knows_all=False)
 
 
