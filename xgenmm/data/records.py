@@ -1,5 +1,6 @@
 """What a shard gives: records, where their bytes lie, and damages. Knows no format."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -78,13 +79,15 @@ def read_at(place: Place, members: Sequence[Member]) -> Iterator[bytes]:
     if isinstance(place, Remote):
         yield from (place.read_range(member.offset, member.size) for member in members)
         return
-    with place.open("rb", buffering=0) as file:
+    file = os.open(place, os.O_RDONLY)  # a file object would take as long as reading a small picture
+    try:
         for member in members:
-            file.seek(member.offset)
-            content = file.read(member.size)
+            content = os.pread(file, member.size, member.offset)
             if len(content) != member.size:
                 raise OSError(f"{place}: {len(content)} of {member.size} bytes at {member.offset}")
             yield content
+    finally:
+        os.close(file)
 
 
 class InTables:

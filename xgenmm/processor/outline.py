@@ -19,7 +19,7 @@ class Outline:
     @property
     def tokens(self) -> int:
         """Positions, text and vision."""
-        return len(self.example.input_ids)
+        return self.example.input_ids.numel()
 
     @property
     def tiles(self) -> int:

@@ -369,7 +369,7 @@ class XGenMMProcessor(ProcessorMixin):
             ids,
             supervised,
             torch.empty((0, 3, side, side), dtype=torch.uint8),
-            torch.tensor(layouts, dtype=torch.int64).reshape(-1, 4),
+            torch.from_numpy(np.array(layouts, dtype=np.int64).reshape(-1, 4)),
         )
 
     def _check_length(self, name: str, ids: Sequence[int]) -> None:
