@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/pip install --disable-pip-version-check $(PIP_FLAGS) --constraint constraints.txt --editable
+INSTALL := $(BIN)/pip install --disable-pip-version-check $(PIP_FLAGS) --constraint constraints.txt
 LMMS_EVAL := .venv-lmms-eval
 define BESIDE
 import pathlib, sys, sysconfig
@@ -56,11 +56,11 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(INSTALL) --no-compile .  # a module is compiled when it is first imported; most never are
+	$(INSTALL) --no-compile --editable .  # a module is compiled when it is first imported; most never are
 	@touch $@
 
 $(VENV)/installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(INSTALL) '.[dev]'
+	$(INSTALL) --editable '.[dev]'
 	@touch $(VENV)/installed $@
 
 .PHONY: help quickstart quickstart-fast test check lint types imports all-tests lmms-eval benchmarks fix
