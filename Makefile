@@ -55,8 +55,9 @@ fix: $(VENV)/installed-dev  ## format, and mend what the linter can mend
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
+# Modules are compiled when they are first imported, and most of them never are; tests import them in many processes.
 $(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(INSTALL) --no-compile --editable .  # a module is compiled when it is first imported; most never are
+	$(INSTALL) --no-compile --editable .
 	@touch $@
 
 $(VENV)/installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.models.llama import modeling_llama
 
 from xgenmm.model import lean
 from xgenmm.model.lean import gelu_linear, use_lean_layers
@@ -36,8 +37,8 @@ def results(model, ids=IDS):
     return output.detach(), {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
 
-# Of each block two norms and the feed-forward layer, Qwen 3's two norms of heads as well, and the last norm.
-FAMILIES = {"llama": 7, "phi3": 7, "qwen2": 7, "qwen3": 11, "mistral": 7, "gemma2": 0, "gpt2": 0}
+# Of each block attention, two norms and the feed-forward layer, Qwen 3's two norms of heads as well, and the last norm.
+FAMILIES = {"llama": 9, "phi3": 9, "qwen2": 9, "qwen3": 13, "mistral": 9, "gemma2": 2, "gpt2": 0}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -53,6 +54,23 @@ def test_they_compute_what_the_family_computes(family, portion, monkeypatch):
     assert (found - output).norm() <= 1e-6 * output.norm()
     for name, gradient in gradients.items():
         assert (found_gradients[name] - gradient).norm() <= 2e-6 * gradient.norm() + 1e-6, name
+
+
+def test_of_a_head_a_part_may_be_turned():
+    model = build("phi3", partial_rotary_factor=0.5)
+    output, gradients = results(model)
+    use_lean_layers(model)
+    found, found_gradients = results(model)
+    assert (found - output).norm() <= 1e-6 * output.norm()
+    for name, gradient in gradients.items():
+        assert (found_gradients[name] - gradient).norm() <= 2e-6 * gradient.norm() + 1e-6, name
+
+
+def test_other_models_of_the_family_keep_their_own_way():
+    before, forward = modeling_llama.apply_rotary_pos_emb, modeling_llama.LlamaAttention.forward
+    use_lean_layers(build("llama"))
+    assert (modeling_llama.apply_rotary_pos_emb, modeling_llama.LlamaAttention.forward) == (before, forward)
+    assert not replaced(build("llama"))
 
 
 @pytest.mark.parametrize("family", ["llama", "phi3", "qwen3"])

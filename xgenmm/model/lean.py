@@ -1,4 +1,5 @@
-"""Norms and gated feed-forward layers of transformers' language models, on a CPU: fewer passes over memory, less kept.
+"""Norms, rotary positions and gated feed-forward layers of transformers' language models, on a CPU: fewer passes over
+memory, less kept.
 
 transformers writes them as chains of small operations, each of which reads and writes everything, and some of which
 keep what they read for the backward pass. Here each is one operation that works through a few rows at a time and keeps
@@ -9,12 +10,14 @@ way stays as it is.
 """
 
 import copy
+import functools
 import inspect
-from collections.abc import Sequence
-from types import MethodType
+from collections.abc import Callable, Sequence
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -26,8 +29,13 @@ FEW_NUMBERS = 1_000_000
 """So many are one portion: outer caches hold them, and on several threads every operation costs a wake-up."""
 GATED = (("gate_up_proj", "down_proj", "activation_fn"), ("gate_proj", "up_proj", "down_proj", "act_fn"))
 """What families call the parts of a gated feed-forward layer, its activation last."""
+ROTARY = "apply_rotary_pos_emb"
+"""What families call the function that turns queries and keys by their positions."""
 TRIED = 8
 """Width of the layers that are tried."""
+
+Rotary = Callable[..., tuple[Tensor, Tensor]]
+"""(queries [B, H, L, D], keys [B, KV, L, D], cosines and sines [B, L, R]) -> both, their first R numbers turned."""
 
 
 def use_lean_layers(language_model: nn.Module) -> None:
@@ -37,6 +45,9 @@ def use_lean_layers(language_model: nn.Module) -> None:
     """
     for module in language_model.modules():
         if "forward" in vars(module):
+            continue
+        if (turning := _with_lean_rotary(type(module))) is not None:
+            module.forward = MethodType(turning, module)
             continue
         names = set(vars(module)["_modules"])
         if not names and set(vars(module)["_parameters"]) == {"weight"} and "variance_epsilon" in vars(module):
@@ -58,6 +69,36 @@ def _replace(module: nn.Module, forward: Any, weights: dict[str, nn.Parameter], 
         same = torch.allclose(type(module).forward(tried, inputs), forward(tried, inputs), rtol=1e-5, atol=1e-6)
     if same:
         module.forward = MethodType(forward, module)
+
+
+@functools.cache
+def _with_lean_rotary(kind: type[nn.Module]) -> FunctionType | None:
+    """The forward pass of a kind of layer, if it turns queries and keys, with `_turned` in the place of its own way.
+
+    Families call theirs by a global name. It is replaced in a copy of the function: other models keep it.
+    """
+    forward = kind.forward
+    if not isinstance(forward, FunctionType) or ROTARY not in forward.__code__.co_names:
+        return None
+    own = forward.__globals__.get(ROTARY)
+    if own is None or list(inspect.signature(own).parameters) != ["q", "k", "cos", "sin", "unsqueeze_dim"]:
+        return None
+    query, key, cos, sin = _random(2, 3, 5, TRIED), _random(2, 1, 5, TRIED), _random(2, 5, TRIED), _random(5, TRIED)
+    tried = (query, key, cos, sin.expand(2, 5, TRIED))
+    if not all(map(torch.allclose, own(*tried), (_Turned.apply(query, *tried[2:]), _Turned.apply(key, *tried[2:])))):
+        return None
+    names = {**forward.__globals__, ROTARY: functools.partial(_turned, own)}
+    copied = FunctionType(forward.__code__, names, forward.__name__, forward.__defaults__, forward.__closure__)
+    copied.__kwdefaults__ = forward.__kwdefaults__
+    return copied
+
+
+def _turned(
+    own: Rotary, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1
+) -> tuple[Tensor, Tensor]:
+    if _plain(q) or unsqueeze_dim != 1:
+        return own(q, k, cos, sin, unsqueeze_dim)
+    return _Turned.apply(q, cos, sin), _Turned.apply(k, cos, sin)
 
 
 def _random(*size: int) -> Tensor:
@@ -110,20 +151,64 @@ def _is_bare(module: nn.Module) -> bool:
 
 def _portions(rows: Tensor) -> list[slice]:
     """Rows of a matrix, a few at a time."""
-    size = len(rows) if rows.numel() <= FEW_NUMBERS else max(NUMBERS_AT_ONCE // max(rows.shape[-1], 1), 1)
+    each = rows[:1].numel()
+    size = len(rows) if rows.numel() <= FEW_NUMBERS else max(NUMBERS_AT_ONCE // max(each, 1), 1)
     return [slice(start, start + size) for start in range(0, len(rows), size)]
 
 
+def _result_format(*inputs: Tensor) -> torch.dtype:
+    """Under autocast its format, to which the products behind would round the result anyway."""
+    if torch.is_autocast_enabled("cpu"):
+        return torch.get_autocast_dtype("cpu")
+    return functools.reduce(torch.promote_types, (tensor.dtype for tensor in inputs))
+
+
+class _Turned(torch.autograd.Function):
+    """Rotary positions, computed in float32. The result lies in memory as [B, L, H, D], which attention reads."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, vectors: Float[Tensor, "B H L D"], cos: Float[Tensor, "_ L R"], sin: Float[Tensor, "_ L R"]
+    ) -> Float[Tensor, "B H L D"]:
+        rows = rearrange(vectors, "b h l d -> (b l) h d")
+        result = torch.empty(rows.shape, dtype=_result_format(vectors, cos))
+        ctx.save_for_backward(cos, sin)
+        ctx.dtype = vectors.dtype
+        width, own, others = _turns(cos, sin, len(vectors))
+        for some in _portions(rows):
+            values = rows[some, :, :width].float()
+            result[some, :, :width] = (values * own[some]).addcmul_(values.roll(width // 2, -1), others[some])
+        result[..., width:] = rows[..., width:]
+        return rearrange(result, "(b l) h d -> b h l d", b=len(vectors))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        rows = rearrange(gradients[0], "b h l d -> (b l) h d")
+        found = torch.empty(rows.shape, dtype=ctx.dtype)
+        width, own, others = _turns(*ctx.saved_tensors, len(gradients[0]))
+        for some in _portions(rows):
+            values = rows[some, :, :width].float()
+            found[some, :, :width] = (values * own[some]).add_((values * others[some]).roll(width // 2, -1))
+        found[..., width:] = rows[..., width:]
+        return rearrange(found, "(b l) h d -> b h l d", b=len(gradients[0])), None, None
+
+
+def _turns(cos: Tensor, sin: Tensor, batch: int) -> tuple[int, Float[Tensor, "L 1 R"], Float[Tensor, "L 1 R"]]:
+    """How many numbers of a vector are turned, and for all rows of a batch what the first and the second half of them
+    are multiplied by: (first, second) becomes (first cos - second sin, second cos + first sin).
+    """
+    half = cos.shape[-1] // 2
+    cos, sin = (rearrange(x.float().expand(batch, -1, -1), "b l r -> (b l) 1 r") for x in (cos, sin))
+    return 2 * half, cos, torch.cat((-sin[..., :half], sin[..., half:]), dim=-1)
+
+
 class _RmsNorm(torch.autograd.Function):
-    """In float32. Under autocast the result is in its format: that is what the products behind it round it to."""
+    """In float32."""
 
     @staticmethod
     def forward(ctx: Any, inputs: Float[Tensor, "*rows D"], weight: Float[Tensor, " D"], eps: float) -> Tensor:
         rows = inputs.flatten(0, -2)
-        dtype = torch.promote_types(inputs.dtype, weight.dtype)
-        if torch.is_autocast_enabled("cpu"):
-            dtype = torch.get_autocast_dtype("cpu")
-        result = torch.empty(rows.shape, dtype=dtype)
+        result = torch.empty(rows.shape, dtype=_result_format(inputs, weight))
         scales = torch.empty(len(rows), 1)
         for some in _portions(rows):
             values = rows[some].float()
