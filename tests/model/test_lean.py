@@ -66,6 +66,14 @@ def test_of_a_head_a_part_may_be_turned():
         assert (found_gradients[name] - gradient).norm() <= 2e-6 * gradient.norm() + 1e-6, name
 
 
+def test_the_first_row_may_come_under_autocast():
+    lean._with_lean_rotary.cache_clear()
+    model = build("llama")
+    with torch.autocast("cpu", torch.bfloat16):
+        use_lean_layers(model)
+    assert len(replaced(model)) == FAMILIES["llama"]
+
+
 def test_other_models_of_the_family_keep_their_own_way():
     before, forward = modeling_llama.apply_rotary_pos_emb, modeling_llama.LlamaAttention.forward
     use_lean_layers(build("llama"))

@@ -84,8 +84,11 @@ def _with_lean_rotary(kind: type[nn.Module]) -> FunctionType | None:
     if own is None or list(inspect.signature(own).parameters) != ["q", "k", "cos", "sin", "unsqueeze_dim"]:
         return None
     query, key, cos, sin = _random(2, 3, 5, TRIED), _random(2, 1, 5, TRIED), _random(2, 5, TRIED), _random(5, TRIED)
-    tried = (query, key, cos, sin.expand(2, 5, TRIED))
-    if not all(map(torch.allclose, own(*tried), (_Turned.apply(query, *tried[2:]), _Turned.apply(key, *tried[2:])))):
+    sin = sin.expand(2, 5, TRIED)
+    with torch.no_grad(), torch.autocast("cpu", enabled=False):
+        turned = own(query, key, cos, sin)
+        same = all(torch.allclose(_Turned.apply(x, cos, sin), y) for x, y in zip((query, key), turned, strict=True))
+    if not same:
         return None
     names = {**forward.__globals__, ROTARY: functools.partial(_turned, own)}
     copied = FunctionType(forward.__code__, names, forward.__name__, forward.__defaults__, forward.__closure__)
