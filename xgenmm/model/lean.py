@@ -273,10 +273,11 @@ class _GatedLinear(torch.autograd.Function):
         gate, up, weight = ctx.saved_tensors
         gradient, of_weight = gradients[0].flatten(0, -2).to(gate.dtype), None
         with torch.autocast("cpu", enabled=False):
-            if ctx.needs_input_grad[2]:
-                of_weight = (gradient.t() @ _product(*_halves(gate, up))).to(weight.dtype)
             arriving = gradient @ weight.to(gate.dtype)
-        return *_gated_gradients(gate, up, arriving), of_weight
+            of_inputs = _gated_gradients(gate, up, arriving, leave_product=True)
+            if ctx.needs_input_grad[2]:
+                of_weight = (gradient.t() @ arriving).to(weight.dtype)
+        return *of_inputs, of_weight
 
 
 class _GeluLinear(torch.autograd.Function):
@@ -303,9 +304,18 @@ def _halves(gate: Tensor, up: Tensor | None) -> Sequence[Float[Tensor, "L F"]]:
     return gate.flatten(0, -2).chunk(2, dim=-1) if up is None else (gate.flatten(0, -2), up.flatten(0, -2))
 
 
-def _gated_gradients(gate: Tensor, up: Tensor | None, gradient: Float[Tensor, "L F"]) -> tuple[Tensor, Tensor | None]:
+def _gated_gradients(
+    gate: Tensor, up: Tensor | None, gradient: Float[Tensor, "L F"], *, leave_product: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """Gradients of both. The product, computed again, may be left in the memory of its gradient."""
     found = torch.empty_like(gate), None if up is None else torch.empty_like(up)
-    _product_gradients(gradient, *_halves(gate, up), *_halves(*found))
+    gates, ups, of_gates, of_ups = (*_halves(gate, up), *_halves(*found))
+    for some in _portions(gradient):
+        arriving, opened = gradient[some], F.silu(gates[some])
+        torch.mul(arriving, opened, out=of_ups[some])
+        of_gates[some] = torch.ops.aten.silu_backward(arriving * ups[some], gates[some])
+        if leave_product:
+            torch.mul(opened, ups[some], out=arriving)
     return found
 
 
@@ -314,11 +324,3 @@ def _product(gate: Float[Tensor, "L F"], up: Float[Tensor, "L F"]) -> Float[Tens
     for some in _portions(result):
         torch.mul(F.silu(gate[some]), up[some], out=result[some])
     return result
-
-
-def _product_gradients(gradient: Tensor, gate: Tensor, up: Tensor, of_gate: Tensor, of_up: Tensor) -> None:
-    """Written to the last two."""
-    for some in _portions(gradient):
-        arriving = gradient[some]
-        torch.mul(arriving, F.silu(gate[some]), out=of_up[some])
-        of_gate[some] = torch.ops.aten.silu_backward(arriving * up[some], gate[some])
