@@ -34,11 +34,11 @@ RECIPE = "starter"
 DATA = Path("data/starter")
 """Where `recipes/starter.yaml` looks for data and weights, relative to the working folder."""
 FAST = (
-    "stages.pretrain.steps=110",
-    "stages.sft.steps=20",
+    "stages.pretrain.steps=90",
+    "stages.sft.steps=24",
     "stages.interleaved.steps=8",
-    "stages.dpo.steps=14",
-    "stages.safety.steps=20",
+    "stages.dpo.steps=12",
+    "stages.safety.steps=16",
 )
 """What `--fast` sets in the recipe: less than half of the steps."""
 FAST_LIMIT = 40
