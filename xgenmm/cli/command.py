@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
 def _prepare() -> None:
     """What must be settled before torch is imported, and how the package's messages are shown."""
     # Idle OpenMP threads spin by default: two processes on one machine then cost each other a factor of two to four.
-    # A thousand turns (microseconds) are not felt there, and save a seventh of a step where nothing else runs.
+    # A thousand turns (microseconds) are not felt there, and where nothing else runs they save waking threads up.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     handler = _ToStderr()

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from xgenmm.processor.branching import branch
 from xgenmm.types import IGNORE_INDEX, Example, Picture
 
@@ -29,7 +31,7 @@ class Outline:
     @property
     def loss_tokens(self) -> int:
         """Supervised positions."""
-        return int((self.example.labels != IGNORE_INDEX).sum())
+        return int(np.count_nonzero(self.example.labels.numpy() != IGNORE_INDEX))
 
     def named(self, name: str) -> "Outline":
         """The same under another id."""
