@@ -188,7 +188,8 @@ class _Turned(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         rows = rearrange(gradients[0], "b h l d -> (b l) h d")
         found = torch.empty(rows.shape, dtype=ctx.dtype)
-        width, own, others = _turns(*ctx.saved_tensors, len(gradients[0]))
+        cos, sin = ctx.saved_tensors
+        width, own, others = _turns(cos, sin, len(gradients[0]))
         for some in _portions(rows):
             values = rows[some, :, :width].float()
             found[some, :, :width] = (values * own[some]).add_((values * others[some]).roll(width // 2, -1))
