@@ -143,7 +143,7 @@ def torch_epoch(shard: Path) -> Callable[[], Iterator[torch.Tensor]]:
     data = Indexed(shard)
 
     def epoch() -> Iterator[torch.Tensor]:
-        for pictures, _ in DataLoader(data, batch_size=BATCH, num_workers=1):
+        for pictures, _ in DataLoader(data, batch_size=BATCH, num_workers=1, multiprocessing_context="fork"):
             yield pictures
 
     return epoch
@@ -155,7 +155,7 @@ def webdataset_epoch(shard: Path) -> Callable[[], Iterator[torch.Tensor]]:
     def epoch() -> Iterator[torch.Tensor]:
         data = wds.WebDataset(str(shard), shardshuffle=False).decode("pil").to_tuple("jpg", "txt")
         data = data.map_tuple(lambda image: torch.from_numpy(shrink(image)), lambda text: text).batched(BATCH)
-        for pictures, _ in DataLoader(data, batch_size=None, num_workers=1):
+        for pictures, _ in DataLoader(data, batch_size=None, num_workers=1, multiprocessing_context="fork"):
             yield pictures
 
     return epoch
