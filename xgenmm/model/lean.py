@@ -180,7 +180,8 @@ class _Turned(torch.autograd.Function):
         width, own, others = _turns(cos, sin, len(vectors))
         for some in _portions(rows):
             values = rows[some, :, :width].float()
-            result[some, :, :width] = (values * own[some]).addcmul_(values.roll(width // 2, -1), others[some])
+            # Not multiplied and added at once: that rounds another way where a vector stands elsewhere in a row.
+            result[some, :, :width] = (values * own[some]).add_(values.roll(width // 2, -1).mul_(others[some]))
         result[..., width:] = rows[..., width:]
         return rearrange(result, "(b l) h d -> b h l d", b=len(vectors))
 
