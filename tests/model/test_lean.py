@@ -10,6 +10,7 @@ from transformers.models.llama import modeling_llama
 
 from xgenmm.model import lean
 from xgenmm.model.lean import gelu_linear, use_lean_layers
+from xgenmm.model.lora import LoraConfig, add_lora, lora_layers, lora_off
 
 SIZES = {"hidden_size": 32, "intermediate_size": 56, "num_hidden_layers": 2, "num_attention_heads": 4}
 SPECIAL = {"vocab_size": 288, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "num_key_value_heads": 2}
@@ -108,6 +109,77 @@ def test_gelu_and_the_layer_behind_it(bias):
         results.append([output, *torch.autograd.grad(output.sin().sum(), parameters)])
     for found, wanted in zip(*results, strict=True):
         torch.testing.assert_close(found, wanted)
+
+
+def adapted(*, dropout=0.0):
+    """Qwen 2 has biases; its adapters do something already, and train alone."""
+    model = build("qwen2")
+    add_lora(model, LoraConfig(rank=3, alpha=7, dropout=dropout), [model.lm_head])
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("lora_" in name)
+        if "lora_B" in name:
+            with torch.random.fork_rng():
+                torch.manual_seed(len(name))
+                nn.init.normal_(parameter, std=0.2)
+    return model.eval()
+
+
+def adapter_results(model):
+    output = model(input_ids=IDS).logits
+    named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    gradients = torch.autograd.grad((output.float() * torch.linspace(-1, 1, output.shape[-1])).sum(), [*named.values()])
+    return {"output": output.detach(), **dict(zip(named, gradients, strict=True))}
+
+
+@pytest.mark.parametrize("whole", [False, True])  # whether the layers beneath the adapters train as well
+def test_adapters_give_what_peft_gives(whole, monkeypatch):
+    model = adapted()
+    model.requires_grad_(whole)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(whole or "lora_" in name)
+    expected = adapter_results(model)
+    use_lean_layers(model)
+    layers = lora_layers(model).values()
+    assert len(layers) == 14
+    assert all("forward" in vars(layer) for layer in layers)
+    monkeypatch.setattr(type(next(iter(layers))), "forward", None)  # peft's own is not asked
+    found = adapter_results(model)
+    for name, value in expected.items():
+        assert (found[name] - value).norm() <= 2e-6 * value.norm() + 1e-6, name
+
+
+def test_adapters_in_bfloat16_are_rounded_and_nothing_worse():
+    model = adapted()
+    exact, errors = adapter_results(model), []
+    for name, parameter in model.named_parameters():
+        if "lora_" not in name:
+            parameter.data = parameter.data.bfloat16()
+    for _ in range(2):
+        with torch.autocast("cpu", torch.bfloat16):
+            found = adapter_results(model)
+        errors.append([((found[name].float() - exact[name]).norm() / exact[name].norm()).item() for name in exact])
+        use_lean_layers(model)
+    assert all(ours < 1.2 * theirs + 0.005 for theirs, ours in zip(*errors, strict=True))
+
+
+def test_what_else_adapters_can_do_peft_does():
+    model, plain = adapted(), build("qwen2")
+    use_lean_layers(model)
+    layers = lora_layers(model)
+    with lora_off(layers.values()):
+        torch.testing.assert_close(model(input_ids=IDS).logits, plain(input_ids=IDS).logits)
+    before = model(input_ids=IDS).logits
+    for layer in layers.values():
+        layer.merge()
+    torch.testing.assert_close(model(input_ids=IDS).logits, before, rtol=1e-4, atol=1e-4)
+
+
+def test_what_drops_out_is_drawn_by_peft():
+    model = adapted(dropout=0.5)
+    use_lean_layers(model)
+    assert torch.equal(model(input_ids=IDS).logits, model(input_ids=IDS).logits)
+    model.train()
+    assert not torch.equal(model(input_ids=IDS).logits, model(input_ids=IDS).logits)
 
 
 def test_a_copy_has_weights_of_its_own():

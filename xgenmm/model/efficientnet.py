@@ -73,12 +73,15 @@ class ConvAct(nn.Conv2d):
 
     def forward(self, input: Float[Tensor, "B c_in h w"]) -> Float[Tensor, "B c_out h2 w2"]:
         kernel, stride = self.kernel_size[0], self.stride[0]
-        height, width = input.shape[-2:]
-        rows = max((-(-height // stride) - 1) * stride + kernel - height, 0)
-        cols = max((-(-width // stride) - 1) * stride + kernel - width, 0)
-        padded = F.pad(input, (cols // 2, cols - cols // 2, rows // 2, rows - rows // 2))
-        out = super().forward(padded)
-        return F.relu6(out) if self.act else out
+        if kernel == 1:  # a matrix product, if a pixel's channels lie together; torch's CPU convolution is slower
+            out = F.linear(rearrange(input, "b c h w -> b h w c"), self.weight.flatten(1), self.bias)
+            out = rearrange(out, "b h w c -> b c h w")
+        else:
+            height, width = input.shape[-2:]
+            rows = max((-(-height // stride) - 1) * stride + kernel - height, 0)
+            cols = max((-(-width // stride) - 1) * stride + kernel - width, 0)
+            out = super().forward(F.pad(input, (cols // 2, cols - cols // 2, rows // 2, rows - rows // 2)))
+        return F.relu6(out, inplace=True) if self.act else out
 
 
 class InvertedResidual(nn.Module):
@@ -147,7 +150,7 @@ class EfficientNetLiteGrid(PreTrainedModel):
 
     def grid(self, pixel_values: Float[Tensor, "T 3 S S"]) -> Float[Tensor, "T P grid"]:
         """Head map, middle map and colours of every cell, as they come."""
-        x = self.stem(pixel_values)
+        x = self.stem(pixel_values.contiguous(memory_format=torch.channels_last))
         middle = x
         for number, block in enumerate(self.blocks):
             x = block(x)

@@ -1,9 +1,9 @@
-"""Norms, rotary positions and gated feed-forward layers of transformers' language models, on a CPU: fewer passes over
+"""Norms, rotary positions, gated feed-forward layers and adapters of language models, on a CPU: fewer passes over
 memory, less kept.
 
-transformers writes them as chains of small operations, each of which reads and writes everything, and some of which
-keep what they read for the backward pass. Here each is one operation that works through a few rows at a time and keeps
-its input; what is quickly computed again, as the inside of a feed-forward layer, is not kept.
+transformers and peft write them as chains of small operations, each of which reads and writes everything, and some of
+which keep what they read for the backward pass. Here each is one operation that works through a few rows at a time and
+keeps its input; what is quickly computed again, as the inside of a feed-forward layer, is not kept.
 
 Layers are not known by name: one is replaced if it gives the same numbers when tried, so a family that does it another
 way stays as it is.
@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from einops import rearrange
 from jaxtyping import Float
+from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.activations import SiLUActivation
@@ -48,6 +49,9 @@ def use_lean_layers(language_model: nn.Module) -> None:
             continue
         if (turning := _with_lean_rotary(type(module))) is not None:
             module.forward = MethodType(turning, module)
+            continue
+        if isinstance(module, LoraLinear) and type(module.base_layer) is nn.Linear:
+            module.forward = MethodType(_adapted, module)
             continue
         names = set(vars(module)["_modules"])
         if not names and set(vars(module)["_parameters"]) == {"weight"} and "variance_epsilon" in vars(module):
@@ -138,6 +142,25 @@ def _gated(module: Any, hidden_states: Tensor) -> Tensor:
     if _is_bare(module.down_proj):
         return _GatedLinear.apply(gate, up, module.down_proj.weight)
     return module.down_proj(_Gated.apply(gate, up))
+
+
+def _adapted(module: Any, inputs: Tensor) -> Tensor:
+    """A linear layer and its adapter. Whatever else peft can do, it does itself."""
+    name = _plain_adapter(module)
+    if name is None or _plain(inputs):
+        return type(module).forward(module, inputs)
+    base, first, second = module.base_layer, module.lora_A[name].weight, module.lora_B[name].weight
+    return _Adapted.apply(inputs, base.weight, base.bias, first, second, module.scaling[name])
+
+
+def _plain_adapter(module: Any) -> str | None:
+    """The adapter that is at work, if it is the only one and nothing but two matrices."""
+    names = module.active_adapters
+    if module.disable_adapters or module.merged or len(names) != 1 or names[0] not in module.lora_A:
+        return None
+    (name,) = names
+    dropped = module.training and not isinstance(module.lora_dropout[name], nn.Identity)
+    return None if dropped or name in module.lora_variant or module.lora_bias[name] else name
 
 
 def gelu_linear(inputs: Float[Tensor, "*rows F"], linear: nn.Module) -> Float[Tensor, "*rows D"]:
@@ -280,6 +303,51 @@ class _GatedLinear(torch.autograd.Function):
             if ctx.needs_input_grad[2]:
                 of_weight = (gradient.t() @ arriving).to(weight.dtype)
         return *of_inputs, of_weight
+
+
+class _Adapted(torch.autograd.Function):
+    """A linear layer, and what a narrow one that leads into a wide one adds to it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        inputs: Float[Tensor, "*rows F"],
+        weight: Float[Tensor, "D F"],
+        bias: Float[Tensor, " D"] | None,
+        first: Float[Tensor, "R F"],
+        second: Float[Tensor, "D R"],
+        scaling: float,
+    ) -> Float[Tensor, "*rows D"]:
+        dtype = _result_format(inputs, weight)
+        rows = inputs.flatten(0, -2).to(dtype)
+        with torch.autocast("cpu", enabled=False):
+            narrow = rows @ first.to(dtype).t()
+            result = F.linear(rows, weight.to(dtype), None if bias is None else bias.to(dtype))
+            result.addmm_(narrow, second.to(dtype).t(), alpha=scaling)
+        ctx.save_for_backward(rows, narrow, weight, first, second)
+        ctx.scaling, ctx.dtype = scaling, inputs.dtype
+        return result.view(*inputs.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | float | None, ...]:
+        rows, narrow, weight, first, second = ctx.saved_tensors
+        gradient, dtype = gradients[0].flatten(0, -2).to(rows.dtype), rows.dtype
+        needed = dict(zip(("inputs", "weight", "bias", "first", "second"), ctx.needs_input_grad, strict=False))
+        found: dict[str, Tensor] = {}
+        with torch.autocast("cpu", enabled=False):
+            of_narrow = (gradient @ second.to(dtype)).mul_(ctx.scaling)
+            if needed["inputs"]:
+                of_inputs = (gradient @ weight.to(dtype)).addmm_(of_narrow, first.to(dtype))
+                found["inputs"] = of_inputs.view(*gradients[0].shape[:-1], -1).to(ctx.dtype)
+            if needed["weight"]:
+                found["weight"] = (gradient.t() @ rows).to(weight.dtype)
+            if needed["bias"]:
+                found["bias"] = gradient.sum(0)
+            if needed["first"]:
+                found["first"] = (of_narrow.t() @ rows).to(first.dtype)
+            if needed["second"]:
+                found["second"] = (gradient.t() @ narrow).to(second.dtype).mul_(ctx.scaling)
+        return *(found.get(name) for name in needed), None
 
 
 class _GeluLinear(torch.autograd.Function):

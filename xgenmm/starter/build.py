@@ -302,7 +302,7 @@ def write_vision_encoder(folder: Path, items: Sequence[Item], paper: Mapping[str
     encoder = read_vision_encoder()
     language = folder / "weights" / "language"
     pictures = torch.from_numpy(np.stack([np.asarray(paper[item.id]) for item in items]))
-    align(encoder, rearrange(pictures, "t h w c -> t c h w").split(8), caption_vectors(items, language))
+    align(encoder, rearrange(pictures, "t h w c -> t c h w").split(4), caption_vectors(items, language))
     encoder.save_pretrained(folder / "weights" / "vision")
 
 

@@ -254,6 +254,7 @@ def to_lab(rgb: Shaped[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
     return np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], axis=1)
 
 
+BYTES_OF_RGB = np.array([1 << 16, 1 << 8, 1], dtype=np.uint32)
 SHADES = [(name, shade) for name, shades in COLOURS.items() for shade in shades]
 SHADE_LAB = to_lab(np.array([[int(shade[i : i + 2], 16) for i in (1, 3, 5)] for _, shade in SHADES]))
 SHADE_COLOUR = np.array([COLOUR_NAMES.index(name) for name, _ in SHADES])
@@ -265,8 +266,11 @@ def measure_colours(picture: Image.Image) -> tuple[str, ...]:
     opaque = pixels[pixels[:, 3] > 128, :3]
     if not len(opaque):
         return ("white",)
-    distance = ((to_lab(opaque)[:, None] - SHADE_LAB) ** 2).sum(-1)
-    area = np.bincount(SHADE_COLOUR[distance.argmin(1)], minlength=len(COLOUR_NAMES)).astype(float)
+    # drawings have few different colours: each is compared once
+    packed, counts = np.unique(opaque.astype(np.uint32) @ BYTES_OF_RGB, return_counts=True)
+    different = packed[:, None] // BYTES_OF_RGB % 256
+    distance = ((to_lab(different)[:, None] - SHADE_LAB) ** 2).sum(-1)
+    area = np.bincount(SHADE_COLOUR[distance.argmin(1)], weights=counts, minlength=len(COLOUR_NAMES))
     area[COLOUR_NAMES.index("black")] *= OUTLINE_SHARE
     order = np.argsort(-area, kind="stable")
     large = [COLOUR_NAMES[i] for i in order if area[i] >= MIN_COLOUR_SHARE * area.sum()]
