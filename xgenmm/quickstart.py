@@ -34,11 +34,11 @@ RECIPE = "starter"
 DATA = Path("data/starter")
 """Where `recipes/starter.yaml` looks for data and weights, relative to the working folder."""
 FAST = (
-    "stages.pretrain.steps=76",
+    "stages.pretrain.steps=60",
     "stages.sft.steps=18",
     "stages.interleaved.steps=6",
     "stages.dpo.steps=10",
-    "stages.safety.steps=16",
+    "stages.safety.steps=14",
 )
 """What `--fast` sets in the recipe: a third of the steps."""
 FAST_LIMIT = 24

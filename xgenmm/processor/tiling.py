@@ -50,9 +50,7 @@ def fitting_size(size: Size, grid: Grid, tile: int) -> Size:
     return min(math.ceil(width * canvas_height / height), canvas_width), canvas_height
 
 
-def resize_and_pad(
-    image: Decoded, grid: Grid, tile: int, size: Size | None = None
-) -> UInt8[np.ndarray, "height width 3"]:
+def resize_and_pad(image: Decoded, grid: Grid, tile: int, size: Size | None = None) -> Decoded:
     """Fit the whole image into the grid's canvas, keeping its proportions, centred on black.
 
     Args:
@@ -61,16 +59,28 @@ def resize_and_pad(
         tile: Side of a tile in pixels.
         size: Width and height of the image as it is stored, where it was decoded smaller.
     """
-    canvas = np.zeros((grid.rows * tile, grid.cols * tile, 3), dtype=np.uint8)
+    rows, cols = grid.rows * tile, grid.cols * tile
     width, height = fitting_size(size or _size_of(image), grid, tile)
-    top, left = (canvas.shape[0] - height) // 2, (canvas.shape[1] - width) // 2
-    canvas[top : top + height, left : left + width] = resized(image, width, height)
+    top, left = (rows - height) // 2, (cols - width) // 2
+    fitted = resized(image, width, height)
+    if isinstance(fitted, Image.Image):
+        canvas = Image.new("RGB", (cols, rows))
+        canvas.paste(fitted, (left, top))
+        return canvas
+    canvas = np.zeros((rows, cols, 3), dtype=np.uint8)
+    canvas[top : top + height, left : left + width] = fitted
     return canvas
 
 
-def split_tiles(canvas: UInt8[np.ndarray, "height width 3"], grid: Grid) -> list[UInt8[np.ndarray, "side side 3"]]:
-    """Cut a canvas into its tiles, row by row, without copying them."""
-    return [tile for row in rearrange(canvas, "(r h) (k w) c -> r k h w c", r=grid.rows, k=grid.cols) for tile in row]
+def split_tiles(canvas: Decoded, grid: Grid) -> list[Decoded]:
+    """Cut a canvas into its tiles, row by row."""
+    if isinstance(canvas, np.ndarray):
+        return [
+            tile for row in rearrange(canvas, "(r h) (k w) c -> r k h w c", r=grid.rows, k=grid.cols) for tile in row
+        ]
+    width, height = canvas.width // grid.cols, canvas.height // grid.rows
+    corners = ((col * width, row * height) for row in range(grid.rows) for col in range(grid.cols))
+    return [canvas.crop((left, top, left + width, top + height)) for left, top in corners]
 
 
 def grid_of(size: Size, grids: Sequence[Grid], tile: int) -> Grid:
@@ -95,11 +105,17 @@ def write_tiles(
     if grid.rows:
         own += split_tiles(resize_and_pad(image, grid, side, size), grid)
     for tile, pixels in zip(tiles, own, strict=False):
-        if isinstance(image, np.ndarray):
-            opencv.split(pixels, tile)
-        else:
-            tile[...] = rearrange(pixels, "h w c -> c h w")
+        _write_channels(tile, pixels)
     return len(own)
+
+
+def _write_channels(tile: UInt8[np.ndarray, "3 side side"], pixels: Decoded) -> None:
+    """Write the channels apart, by whose libraries do so several times as fast as NumPy turns the axes."""
+    if isinstance(pixels, np.ndarray):
+        opencv.split(pixels, tile)
+    else:
+        for plane, channel in zip(tile, pixels.split(), strict=True):
+            plane[...] = np.asarray(channel)
 
 
 def needed_size(size: Size, grid: Grid, tile: int) -> Size:
@@ -125,13 +141,11 @@ def grids_up_to(tiles: int, side: int) -> tuple[Grid, ...]:
     )
 
 
-def resized(image: Decoded, width: int, height: int) -> UInt8[np.ndarray, "height width 3"]:
+def resized(image: Decoded, width: int, height: int) -> Decoded:
     """The image at another size, smoothed where it gets smaller: bicubic by Pillow; by OpenCV what OpenCV decoded."""
     if isinstance(image, np.ndarray):
         return opencv.resized(image, width, height)
-    if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
-    return np.asarray(image)
+    return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BICUBIC)
 
 
 def _size_of(image: Decoded) -> Size:
