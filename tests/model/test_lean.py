@@ -134,7 +134,6 @@ def adapter_results(model):
 @pytest.mark.parametrize("whole", [False, True])  # whether the layers beneath the adapters train as well
 def test_adapters_give_what_peft_gives(whole, monkeypatch):
     model = adapted()
-    model.requires_grad_(whole)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(whole or "lora_" in name)
     expected = adapter_results(model)

@@ -5,8 +5,8 @@ transformers and peft write them as chains of small operations, each of which re
 which keep what they read for the backward pass. Here each is one operation that works through a few rows at a time and
 keeps its input; what is quickly computed again, as the inside of a feed-forward layer, is not kept.
 
-Layers are not known by name: one is replaced if it gives the same numbers when tried, so a family that does it another
-way stays as it is.
+transformers' layers are not known by name: one is replaced if it gives the same numbers when tried, so a family that
+does it another way stays as it is. peft's are known by their class.
 """
 
 import copy
