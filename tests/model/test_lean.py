@@ -111,15 +111,15 @@ def test_gelu_and_the_layer_behind_it(bias):
         torch.testing.assert_close(found, wanted)
 
 
-def adapted(*, dropout=0.0):
+def adapted(*, dropout=0.0, seed=0):
     """Qwen 2 has biases; its adapters do something already, and train alone."""
     model = build("qwen2")
-    add_lora(model, LoraConfig(rank=3, alpha=7, dropout=dropout), [model.lm_head])
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_("lora_" in name)
-        if "lora_B" in name:
-            with torch.random.fork_rng():
-                torch.manual_seed(len(name))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        add_lora(model, LoraConfig(rank=3, alpha=7, dropout=dropout), [model.lm_head])
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_("lora_" in name)
+            if "lora_B" in name:
                 nn.init.normal_(parameter, std=0.2)
     return model.eval()
 
@@ -148,17 +148,21 @@ def test_adapters_give_what_peft_gives(whole, monkeypatch):
 
 
 def test_adapters_in_bfloat16_are_rounded_and_nothing_worse():
-    model = adapted()
-    exact, errors = adapter_results(model), []
-    for name, parameter in model.named_parameters():
-        if "lora_" not in name:
-            parameter.data = parameter.data.bfloat16()
-    for _ in range(2):
-        with torch.autocast("cpu", torch.bfloat16):
-            found = adapter_results(model)
-        errors.append([((found[name].float() - exact[name]).norm() / exact[name].norm()).item() for name in exact])
-        use_lean_layers(model)
-    assert all(ours < 1.2 * theirs + 0.005 for theirs, ours in zip(*errors, strict=True))
+    errors = []  # one draw of adapters says little: a single gradient may be twice as far off, either way
+    for seed in range(20):
+        model = adapted(seed=seed)
+        exact = adapter_results(model)
+        for name, parameter in model.named_parameters():
+            if "lora_" not in name:
+                parameter.data = parameter.data.bfloat16()
+        for _ in range(2):
+            with torch.autocast("cpu", torch.bfloat16):
+                found = adapter_results(model)
+            errors += [((found[name].float() - exact[name]).norm() / exact[name].norm()).item() for name in exact]
+            use_lean_layers(model)
+    theirs, ours = torch.tensor(errors).reshape(20, 2, -1).mean(0)
+    assert (ours < 1.2 * theirs + 0.005).all()
+    assert ours.mean() < theirs.mean()
 
 
 def test_what_else_adapters_can_do_peft_does():
