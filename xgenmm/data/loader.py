@@ -29,7 +29,6 @@ from xgenmm.data.quarantine import BadSample, DataError, Fault
 from xgenmm.data.report import ROWS_BEFORE_SHARE_COUNTS, Tally
 from xgenmm.data.source import SourceConfig, index_folder, open_sources
 from xgenmm.data.source_index import Located
-from xgenmm.processor import opencv
 from xgenmm.processor.images import ImageError
 from xgenmm.processor.packing import pack
 from xgenmm.processor.processor import XGenMMProcessor
@@ -51,9 +50,9 @@ class ReadConfig:
     prefetch_mb: int = 512
     """Megabytes of documents that are read ahead of training."""
     decode: Decode = "draft"
-    """`draft`: JPEGs much larger than their tiles are decoded at a half, a quarter or an eighth of their size, several
-    times as fast, and pixels differ by less than a grey level on average. `exact`: whole, as evaluation does. `fast`:
-    as `draft`, plain JPEGs by OpenCV, which must be installed."""
+    """`draft`: JPEGs much larger than their tiles are decoded at a half, a quarter or an eighth of their size, and all
+    pictures are resized by torch; several times as fast, and pixels differ by less than a grey level on average.
+    `exact`: whole, resized by Pillow, as evaluation does."""
     slow_seconds: float = 30.0
     """A document that takes longer is named in the log."""
     index: str | None = None
@@ -156,8 +155,6 @@ class Loader:
         self.processor = processor
         self.pairs = pairs
         self.reading = reading or ReadConfig()
-        if self.reading.decode == "fast":
-            opencv.library()
         self.mixture = mixture or MixtureConfig()
         self._rank, self._world_size = rank, world_size
         config = processor.config

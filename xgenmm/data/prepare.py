@@ -24,7 +24,7 @@ from xgenmm.processor.tiling import Decoded
 from xgenmm.types import Conversation, Document, Example, Picture, Preference, Sample
 
 NO_LIMIT = 2**31 - 1
-Decode = Literal["draft", "exact", "fast"]
+Decode = Literal["draft", "exact"]
 """See `ReadConfig`."""
 
 
@@ -264,6 +264,4 @@ def without(sample: Sample, lost: Container[Picture]) -> Sample:
 
 
 def _decoded(file: PictureFile, size: tuple[int, int], decode: Decode) -> Decoded:
-    if decode == "fast":
-        return file.decode_fast(size)
-    return file.decode(size if decode == "draft" else None)
+    return file.decode() if decode == "exact" else file.decode_pixels(size)

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import xxhash
+from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
-from xgenmm.processor import opencv
-from xgenmm.processor.jpeg import damage_of
+from xgenmm.processor import jpeg
 from xgenmm.types import Picture
 from xgenmm.web import Web, WebConfig, WebError
 
@@ -124,19 +124,18 @@ class PictureFile:
             self._image.draft(None, at_least[::-1] if self._on_its_side else at_least)
         return self._load(to_rgb)
 
-    def decode_fast(self, at_least: tuple[int, int]) -> Image.Image | np.ndarray:
-        """As `decode`, by OpenCV where the picture is a plain JPEG; then an array [height, width, 3].
+    def decode_pixels(self, at_least: tuple[int, int]) -> UInt8[np.ndarray, "height width 3"]:
+        """The numbers of `decode`, in less time.
 
         Raises:
             ImageError: As `decode`.
-            ConfigError: OpenCV is not installed.
         """
         if self._image.format == "JPEG" and self.mode in ("RGB", "L"):
             stored = at_least[::-1] if self._on_its_side else at_least
-            pixels = opencv.decoded(self._content, self._image.size, stored)
+            pixels = jpeg.decoded(self._content, self._image.size, stored)
             if pixels is not None:
                 return _turned(pixels, self._orientation)
-        return self.decode(at_least)
+        return np.array(self.decode(at_least))
 
     def verify(self) -> None:
         """Decode the picture as it is stored, to find damage.
@@ -145,7 +144,7 @@ class PictureFile:
             ImageError: It is damaged.
         """
         self._load(lambda image: image)
-        if self.is_jpeg and (damage := damage_of(self._content)):
+        if self.is_jpeg and (damage := jpeg.damage_of(self._content)):
             raise ImageError(self.name, "corrupt", f"damaged picture: {damage}")
 
     def _load(self, use: Callable[[Image.Image], Image.Image]) -> Image.Image:

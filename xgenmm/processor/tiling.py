@@ -4,15 +4,17 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from einops import rearrange
 from jaxtyping import UInt8
 from PIL import Image
+from torch.nn import functional
 
-from xgenmm.processor import opencv
 from xgenmm.types import Grid
 
 Decoded = Image.Image | np.ndarray
-"""An RGB image: Pillow's, or an array [height, width, 3] that OpenCV decoded."""
+"""An RGB image: Pillow's, which Pillow resizes, or an array [height, width, 3], which torch resizes: six times as fast,
+the same but for one grey level here and there (benchmarks/loader.py)."""
 Size = tuple[int, int]
 """Width and height in pixels."""
 
@@ -50,7 +52,9 @@ def fitting_size(size: Size, grid: Grid, tile: int) -> Size:
     return min(math.ceil(width * canvas_height / height), canvas_width), canvas_height
 
 
-def resize_and_pad(image: Decoded, grid: Grid, tile: int, size: Size | None = None) -> Decoded:
+def resize_and_pad(
+    image: Decoded, grid: Grid, tile: int, size: Size | None = None
+) -> UInt8[np.ndarray, "3 height width"]:
     """Fit the whole image into the grid's canvas, keeping its proportions, centred on black.
 
     Args:
@@ -62,25 +66,14 @@ def resize_and_pad(image: Decoded, grid: Grid, tile: int, size: Size | None = No
     rows, cols = grid.rows * tile, grid.cols * tile
     width, height = fitting_size(size or _size_of(image), grid, tile)
     top, left = (rows - height) // 2, (cols - width) // 2
-    fitted = resized(image, width, height)
-    if isinstance(fitted, Image.Image):
-        canvas = Image.new("RGB", (cols, rows))
-        canvas.paste(fitted, (left, top))
-        return canvas
-    canvas = np.zeros((rows, cols, 3), dtype=np.uint8)
-    canvas[top : top + height, left : left + width] = fitted
+    canvas = np.zeros((3, rows, cols), dtype=np.uint8)
+    _resize_into(canvas[:, top : top + height, left : left + width], image)
     return canvas
 
 
-def split_tiles(canvas: Decoded, grid: Grid) -> list[Decoded]:
+def split_tiles(canvas: UInt8[np.ndarray, "3 height width"], grid: Grid) -> UInt8[np.ndarray, "tiles 3 side side"]:
     """Cut a canvas into its tiles, row by row."""
-    if isinstance(canvas, np.ndarray):
-        return [
-            tile for row in rearrange(canvas, "(r h) (k w) c -> r k h w c", r=grid.rows, k=grid.cols) for tile in row
-        ]
-    width, height = canvas.width // grid.cols, canvas.height // grid.rows
-    corners = ((col * width, row * height) for row in range(grid.rows) for col in range(grid.cols))
-    return [canvas.crop((left, top, left + width, top + height)) for left, top in corners]
+    return rearrange(canvas, "c (r h) (k w) -> (r k) c h w", r=grid.rows, k=grid.cols)
 
 
 def grid_of(size: Size, grids: Sequence[Grid], tile: int) -> Grid:
@@ -100,22 +93,11 @@ def write_tiles(
         grid: What `grid_of` gives.
         size: As in `resize_and_pad`.
     """
-    side = tiles.shape[-1]
-    own = [resized(image, side, side)]
+    number = 1 + grid.rows * grid.cols
+    _resize_into(tiles[0], image)
     if grid.rows:
-        own += split_tiles(resize_and_pad(image, grid, side, size), grid)
-    for tile, pixels in zip(tiles, own, strict=False):
-        _write_channels(tile, pixels)
-    return len(own)
-
-
-def _write_channels(tile: UInt8[np.ndarray, "3 side side"], pixels: Decoded) -> None:
-    """Write the channels apart, by whose libraries do so several times as fast as NumPy turns the axes."""
-    if isinstance(pixels, np.ndarray):
-        opencv.split(pixels, tile)
-    else:
-        for plane, channel in zip(tile, pixels.split(), strict=True):
-            plane[...] = np.asarray(channel)
+        tiles[1:number] = split_tiles(resize_and_pad(image, grid, tiles.shape[-1], size), grid)
+    return number
 
 
 def needed_size(size: Size, grid: Grid, tile: int) -> Size:
@@ -141,11 +123,18 @@ def grids_up_to(tiles: int, side: int) -> tuple[Grid, ...]:
     )
 
 
-def resized(image: Decoded, width: int, height: int) -> Decoded:
-    """The image at another size, smoothed where it gets smaller: bicubic by Pillow; by OpenCV what OpenCV decoded."""
-    if isinstance(image, np.ndarray):
-        return opencv.resized(image, width, height)
-    return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BICUBIC)
+def _resize_into(planes: UInt8[np.ndarray, "3 height width"], image: Decoded) -> None:
+    """Write the channels of the image at another size, smoothed where it gets smaller: bicubic."""
+    height, width = planes.shape[1:]
+    if isinstance(image, Image.Image):
+        fitted = image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BICUBIC)
+        for plane, channel in zip(planes, fitted.split(), strict=True):  # faster than NumPy turns the axes
+            plane[...] = np.asarray(channel)
+        return
+    pixels = rearrange(torch.from_numpy(image), "h w c -> 1 c h w")
+    if image.shape[:2] != (height, width):
+        pixels = functional.interpolate(pixels, (height, width), mode="bicubic", antialias=True)
+    planes[...] = pixels[0].numpy()
 
 
 def _size_of(image: Decoded) -> Size:
