@@ -336,9 +336,11 @@ class Loader:
         for number, first in enumerate(range(0, len(planned.rows), self.batch.micro)):
             examples: list[Example] = []
             pixels: Tensor | None = planned.pixels[number]
-            for document in (one for row in planned.rows[first : first + self.batch.micro] for one in row):
+            documents = [document for row in planned.rows[first : first + self.batch.micro] for document in row]
+            # the last one first: the others are read by then, and this thread is woken once instead of for each
+            read = [self._wait_for(document) for document in reversed(documents)]
+            for document, found in zip(documents, reversed(read), strict=True):
                 source = self.sources[document.slot.source]
-                found = self._wait_for(document)
                 if isinstance(found, Fault):
                     faults.append(found)
                     found, pixels = self._filler(found.id, document.located.tokens), None

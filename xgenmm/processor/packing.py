@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
@@ -28,8 +29,8 @@ def pack(
     """
     if not examples:
         raise ValueError("no examples to pack: a row needs at least one")
-    lengths = torch.tensor([len(example.input_ids) for example in examples])
-    tokens = int(lengths.sum())
+    lengths = [example.input_ids.shape[0] for example in examples]
+    tokens = sum(lengths)
     padding = 0 if length is None else length - tokens
     if padding < 0:
         raise ValueError(f"{len(examples)} examples of {tokens} tokens do not fit into a row of {length}")
@@ -39,7 +40,7 @@ def pack(
         ids=tuple(example.id for example in examples),
         input_ids=torch.cat([*(example.input_ids for example in examples), rest]),
         labels=torch.cat([*(example.labels for example in examples), torch.full_like(rest, IGNORE_INDEX)]),
-        documents=torch.cat([torch.arange(len(examples)).repeat_interleave(lengths), torch.full_like(rest, -1)]),
+        documents=torch.from_numpy(np.repeat([*range(len(examples)), -1], [*lengths, padding])),
         position_ids=torch.cat([*(positions(example) for example in examples), torch.arange(padding)]),
         pixel_values=torch.cat([one.pixel_values for one in examples]) if pixel_values is None else pixel_values,
         image_layouts=torch.cat([example.image_layouts for example in examples]),
@@ -51,7 +52,7 @@ def pack(
 
 def positions(example: Example) -> Int[Tensor, " L"]:
     """Position of every token: each branch counts on from the end of the trunk, as if it alone stood behind it."""
-    index = torch.arange(len(example.input_ids))
+    index = torch.arange(example.input_ids.shape[0])
     if example.branches is None:
         return index
     # branches are numbered upwards from the trunk's 0, so the first position of each is where its number is first met
