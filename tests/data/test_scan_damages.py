@@ -10,6 +10,7 @@ from scans import found, records, talk, write_json
 from xgenmm.data import parquet, readers
 from xgenmm.data.corpus import look_through
 from xgenmm.data.scan import scan_corpus
+from xgenmm.data.shards import open_shards
 
 
 def test_damaged_json_keeps_the_rows_before(tmp_path):
@@ -160,3 +161,18 @@ def test_a_large_row_group_is_walked_in_parts_and_lost_as_a_whole(tmp_path, monk
     data[data.index(b"a cat with the number 149")] ^= 0xFF  # the last row of its group
     path.write_bytes(data)
     assert list(records(path)) == [str(n) for n in range(150, 300)]
+
+
+def test_a_value_in_many_rows_is_not_in_memory_for_each(tmp_path):
+    # a dictionary holds it once, so the file says that the row group has 300 kB; its rows have 300 MB
+    table = pa.table({"instruction": ["a" * 300_000] * 1000, "output": [str(n) for n in range(1000)]})
+    pq.write_table(table, tmp_path / "text.parquet")
+    del table
+    assert (tmp_path / "text.parquet").stat().st_size < 1e6
+    before, most, rows = pa.total_allocated_bytes(), 0, 0
+    for shard in open_shards("source", [str(tmp_path / "text.parquet")]):
+        for record in shard.walk():
+            rows += record.fields["instruction"] == "a" * 300_000
+            most = max(most, pa.total_allocated_bytes() - before)
+    assert rows == 1000
+    assert most < 160e6

@@ -16,8 +16,13 @@ from xgenmm.data.records import Damage, InTables, Member, Record
 KEPT_GROUPS = 8
 KEPT_BYTES = 512 << 20
 """How much of parquet files stays in memory: rows are read in an order that stays near a row group for a while."""
-WALKED_BYTES = 64 << 20
+WALKED_BYTES = 16 << 20
 """How much of a row group is in memory at a time while a file is walked."""
+WALKED_ROWS = 256
+"""And so many rows at most: a value that stands in many rows counts once in the size that a file tells, and may be a
+megabyte."""
+BUFFER_BYTES = 1 << 20
+"""How much of a column is read at once."""
 
 
 class ParquetShard(InTables):
@@ -88,16 +93,19 @@ def _walked(place: Place, group: int, rows: int, size: int) -> Iterator[pa.Table
     Raises:
         BadSample: It is damaged.
     """
-    if size <= WALKED_BYTES:
-        return iter([_read_row_group(place, group)])
-    at_once = max(1, rows * WALKED_BYTES // size)
-    for _ in _parts(place, group, at_once):
-        pass
-    return _parts(place, group, at_once)
+    at_once = max(1, min(WALKED_ROWS, rows * WALKED_BYTES // max(size, 1)))
+    kept: list[pa.Table] = []
+    held = 0
+    for part in _parts(place, group, at_once):
+        held += part.nbytes
+        kept = [*kept, part] if held <= WALKED_BYTES else []
+    return iter(kept) if held <= WALKED_BYTES else _parts(place, group, at_once)
 
 
 def _parts(place: Place, group: int, rows: int) -> Iterator[pa.Table]:
-    with _told(group), open_binary(place) as raw, pq.ParquetFile(raw, page_checksum_verification=True) as file:
+    # buffered, or pyarrow would fetch the whole row group before its first row
+    settings = {"page_checksum_verification": True, "pre_buffer": False, "buffer_size": BUFFER_BYTES}
+    with _told(group), open_binary(place) as raw, pq.ParquetFile(raw, **settings) as file:
         for batch in file.iter_batches(rows, row_groups=[group]):
             yield pa.Table.from_batches([batch])
 
