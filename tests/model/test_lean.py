@@ -98,6 +98,25 @@ def test_in_bfloat16_they_are_rounded_and_nothing_worse(family, weights):
     assert (errors[1] < 1.2 * errors[0] + 0.005).all()
 
 
+@pytest.mark.parametrize("family", ["llama", "phi3", "qwen3"])
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_without_gradients_they_give_the_same_numbers(family, weights, autocast, monkeypatch):
+    settings = {"qwen3": {"head_dim": 8}, "phi3": {"partial_rotary_factor": 0.5}}.get(family, {})
+    model = build(family, **settings).to(weights)
+    use_lean_layers(model)
+    given = []
+    for few in (lean.FEW_NUMBERS, 0):
+        monkeypatch.setattr(lean, "FEW_NUMBERS", few)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            assert lean._in_one_go(IDS) == (few > 0)
+            output = model(input_ids=IDS, use_cache=True)
+        given.append([output.logits, *(layer.keys for layer in output.past_key_values.layers)])
+    for quick, careful in zip(*given, strict=True):
+        assert quick.dtype == careful.dtype
+        assert torch.equal(quick, careful)
+
+
 @pytest.mark.parametrize("bias", [False, True])  # with one, it is left to torch
 def test_gelu_and_the_layer_behind_it(bias):
     generator = torch.Generator().manual_seed(0)

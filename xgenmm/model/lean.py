@@ -105,7 +105,21 @@ def _turned(
 ) -> tuple[Tensor, Tensor]:
     if _plain(q) or unsqueeze_dim != 1:
         return own(q, k, cos, sin, unsqueeze_dim)
+    if _in_one_go(q):
+        return _turned_at_once(q, cos, sin), _turned_at_once(k, cos, sin)
     return _Turned.apply(q, cos, sin), _Turned.apply(k, cos, sin)
+
+
+def _turned_at_once(
+    vectors: Float[Tensor, "B H L D"], cos: Float[Tensor, "_ L R"], sin: Float[Tensor, "_ L R"]
+) -> Float[Tensor, "B H L D"]:
+    """What `_Turned` gives."""
+    width, dtype = cos.shape[-1], _result_format(vectors, cos)
+    values = vectors[..., :width].float()
+    first, second = values.chunk(2, dim=-1)
+    turned = (values * cos.float()[:, None]).add_(torch.cat((-second, first), dim=-1).mul_(sin.float()[:, None]))
+    turned = turned.to(dtype)
+    return turned if width == vectors.shape[-1] else torch.cat((turned, vectors[..., width:].to(dtype)), dim=-1)
 
 
 def _random(*size: int) -> Tensor:
@@ -126,10 +140,21 @@ def _plain(inputs: Tensor) -> bool:
     return inputs.device.type != "cpu" or torch.compiler.is_compiling()
 
 
+def _in_one_go(inputs: Tensor) -> bool:
+    """Whether nothing is gained by portions or by what is not kept: where a few tokens are written, what costs is the
+    number of operations.
+    """
+    return not torch.is_grad_enabled() and inputs.numel() <= FEW_NUMBERS
+
+
 def _norm(module: Any, hidden_states: Tensor) -> Tensor:
     if _plain(hidden_states):
         return type(module).forward(module, hidden_states)
-    return _RmsNorm.apply(hidden_states, module.weight, module.variance_epsilon)
+    if not _in_one_go(hidden_states):
+        return _RmsNorm.apply(hidden_states, module.weight, module.variance_epsilon)
+    values = hidden_states.float()
+    scale = torch.rsqrt(values.square().mean(-1, keepdim=True) + module.variance_epsilon)
+    return ((values * scale).to(hidden_states.dtype) * module.weight).to(_result_format(hidden_states, module.weight))
 
 
 def _gated(module: Any, hidden_states: Tensor) -> Tensor:
@@ -139,6 +164,9 @@ def _gated(module: Any, hidden_states: Tensor) -> Tensor:
         gate, up = module.gate_up_proj(hidden_states), None
     else:
         gate, up = module.gate_proj(hidden_states), module.up_proj(hidden_states)
+    if _in_one_go(gate):
+        gate, up = gate.chunk(2, dim=-1) if up is None else (gate, up)
+        return module.down_proj(F.silu(gate).mul_(up))
     if _is_bare(module.down_proj):
         return _GatedLinear.apply(gate, up, module.down_proj.weight)
     return module.down_proj(_Gated.apply(gate, up))
