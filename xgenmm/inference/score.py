@@ -18,6 +18,10 @@ from xgenmm.processor.processor import XGenMMProcessor
 from xgenmm.types import IGNORE_INDEX, Example
 
 
+LOGITS_IN_FLOAT32 = 1_000_000
+"""How many are in float32 at a time: 4 MB, which caches hold."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Likelihood:
     """Of one continuation."""
@@ -129,8 +133,9 @@ class Scores:
             logits_to_keep=distinct,
         ).logits
         targets = torch.cat(which).to(model.device)
-        logits = logits.float()
-        logps = (logits[inverse, targets] - logits.logsumexp(dim=-1)[inverse]).cpu()
+        some = logits.split(max(LOGITS_IN_FLOAT32 // logits.shape[-1], 1))
+        normalisers = torch.cat([part.float().logsumexp(dim=-1) for part in some])
+        logps = (logits[inverse, targets].float() - normalisers[inverse]).cpu()
         return _by_candidate(rows, logps)
 
 
