@@ -13,13 +13,11 @@ from collections.abc import Callable
 
 import measure  # noqa: F401  (sets the number of threads, before torch)
 import torch
-from models import build_model
-from prompts import Numbers, by_transformers, chunk, prompt
+from prompts import Models, Numbers, by_transformers, chunk, prompt
 
 from xgenmm.inference.decoding import Decoder, Request
 from xgenmm.inference.reading import Reader
 from xgenmm.inference.sampling import GenerationConfig
-from xgenmm.model.vlm import XGenMMForConditionalGeneration
 from xgenmm.types import Example
 
 ROUNDS = 2
@@ -29,8 +27,8 @@ BATCH = 8
 class Task:
     """Prompts, and how long each answer is."""
 
-    def __init__(self, model: XGenMMForConditionalGeneration, prompts: list[Example], lengths: list[int]) -> None:
-        self.model, self.prompts, self.lengths = model, prompts, lengths
+    def __init__(self, models: Models, prompts: list[Example], lengths: list[int]) -> None:
+        self.models, self.prompts, self.lengths = models, prompts, lengths
 
     def peer(self) -> list[list[int]]:
         """Batches in which all rows are written to the longest one's end."""
@@ -38,12 +36,12 @@ class Task:
         for start in range(0, len(self.prompts), BATCH):
             lengths = self.lengths[start : start + BATCH]
             config = GenerationConfig(max_new_tokens=max(lengths))
-            rows = by_transformers(self.model, self.prompts[start : start + BATCH], config, BATCH)
+            rows = by_transformers(self.models.peer, self.prompts[start : start + BATCH], config, BATCH)
             answers += [row[:length] for row, length in zip(rows, lengths, strict=True)]
         return answers
 
     def ours(self) -> list[list[int]]:
-        decoder = Decoder(Reader(self.model), Numbers(self.model))
+        decoder = Decoder(Reader(self.models.ours), Numbers(self.models.ours))
         waiting = [
             Request(prompt=one, config=GenerationConfig(max_new_tokens=length))
             for one, length in zip(self.prompts, self.lengths, strict=True)
@@ -59,23 +57,24 @@ class Task:
         return [answer.ids for answer in answers]
 
 
-def tasks(model: XGenMMForConditionalGeneration) -> dict[str, tuple[Task, float]]:
+def tasks(models: Models) -> dict[str, tuple[Task, float]]:
     """By name, with the ratio to reach."""
+    model = models.ours
     unequal = (8, 16, 24, 40, 64, 96, 160, 256)
     spread = [8, 16, 24, 32, 48, 64, 96, 128] * 2
     spread[8:] = spread[:7:-1]
     return {
-        "1 picture, 128 tokens": (Task(model, [prompt(model, [chunk(model, 20, 0)])], [128]), 1.10),
+        "1 picture, 128 tokens": (Task(models, [prompt(model, [chunk(model, 20, 0)])], [128]), 1.10),
         "8 unequal prompts, 32 tokens": (
-            Task(model, [prompt(model, [chunk(model, words, words)]) for words in unequal], [32] * 8),
+            Task(models, [prompt(model, [chunk(model, words, words)]) for words in unequal], [32] * 8),
             1.20,
         ),
         "8 prompts of 1 to 5 tiles, 32 tokens": (
-            Task(model, [prompt(model, [chunk(model, 200, tiles, tiles)]) for tiles in (1, 3, 4, 5) * 2], [32] * 8),
+            Task(models, [prompt(model, [chunk(model, 200, tiles, tiles)]) for tiles in (1, 3, 4, 5) * 2], [32] * 8),
             1.30,
         ),
         "16 answers of 8 to 128 tokens": (
-            Task(model, [prompt(model, [chunk(model, 20, seed)]) for seed in range(16)], spread),
+            Task(models, [prompt(model, [chunk(model, 20, seed)]) for seed in range(16)], spread),
             2.0,
         ),
     }
@@ -91,13 +90,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", default="XS", choices=("S", "XS"))
     torch.set_num_threads(1)
-    model = build_model(parser.parse_args().size)
-    for name, (task, _) in tasks(model).items():
+    models = Models(parser.parse_args().size)
+    for name, (task, _) in tasks(models).items():
         assert task.peer() == task.ours(), f"{name}: other answers"
     print("all answers equal (float32)")
-    model.bfloat16()
+    models.bfloat16()
     missed = 0
-    for name, (task, bar) in tasks(model).items():
+    for name, (task, bar) in tasks(models).items():
         pairs = [(seconds(task.peer), seconds(task.ours)) for _ in range(ROUNDS)]
         ratio = statistics.median(peer / ours for peer, ours in pairs)
         missed += ratio < bar

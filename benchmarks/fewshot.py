@@ -14,13 +14,11 @@ from collections.abc import Callable
 
 import measure  # noqa: F401  (sets the number of threads, before torch)
 import torch
-from models import build_model
-from prompts import Numbers, by_transformers, chunk, prompt
+from prompts import Models, Numbers, by_transformers, chunk, prompt
 
 from xgenmm.inference.generate import continuations
 from xgenmm.inference.reading import Reader
 from xgenmm.inference.sampling import GenerationConfig
-from xgenmm.model.vlm import XGenMMForConditionalGeneration
 
 QUERIES, BATCH, ROUNDS = 16, 8, 2
 BARS = {4: (1.6, 2.6), 8: (1.6, 4.0)}
@@ -30,8 +28,9 @@ BARS = {4: (1.6, 2.6), 8: (1.6, 4.0)}
 class Task:
     """The questions behind so many demonstrations, asked in three ways."""
 
-    def __init__(self, model: XGenMMForConditionalGeneration, shots: int, config: GenerationConfig) -> None:
-        self.model, self.config, self.processor = model, config, Numbers(model)
+    def __init__(self, models: Models, shots: int, config: GenerationConfig) -> None:
+        model = models.ours
+        self.models, self.config, self.processor = models, config, Numbers(model)
         shown = [chunk(model, 12 + seed % 8, seed) for seed in range(shots)]
         asked = [chunk(model, 12 + seed % 8, 100 + seed) for seed in range(QUERIES)]
         self.demonstrations = prompt(model, shown)
@@ -39,14 +38,15 @@ class Task:
         self.wholes = [prompt(model, [*shown, one]) for one in asked]
 
     def peer(self) -> list[str]:
-        return [self.processor.decode(ids) for ids in by_transformers(self.model, self.wholes, self.config, BATCH)]
+        answers = by_transformers(self.models.peer, self.wholes, self.config, BATCH)
+        return [self.processor.decode(ids) for ids in answers]
 
     def pictures_once(self) -> list[str]:
         """What demonstrations drawn anew for each question allow, too, once most have been drawn before."""
-        return self._ours(Reader(self.model), self.wholes)
+        return self._ours(Reader(self.models.ours), self.wholes)
 
     def beginning_once(self) -> list[str]:
-        return self._ours(Reader(self.model, beginning=self.demonstrations), self.rests)
+        return self._ours(Reader(self.models.ours, beginning=self.demonstrations), self.rests)
 
     def _ours(self, reader: Reader, prompts: list) -> list[str]:
         found = continuations(reader, self.processor, prompts, self.config, batch_size=BATCH)
@@ -66,16 +66,16 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(1)
     config = GenerationConfig(max_new_tokens=10, num_beams=options.beams, length_penalty=0.0)
-    model = build_model(options.size)
-    check = Task(model, 4, config)
+    models = Models(options.size)
+    check = Task(models, 4, config)
     expected = check.peer()
     assert check.pictures_once() == expected, "other answers with pictures encoded once"
     assert check.beginning_once() == expected, "other answers with demonstrations read once"
     print(f"{QUERIES} answers, {len(set(expected))} of them different, equal in all three ways (float32)")
-    model.bfloat16()
+    models.bfloat16()
     missed = 0
     for shots, bars in BARS.items():
-        task = Task(model, shots, config)
+        task = Task(models, shots, config)
         calls = (task.peer, task.pictures_once, task.beginning_once)
         times = [[seconds(call) for call in calls] for _ in range(ROUNDS)]
         for place, (name, bar) in enumerate(zip(("pictures encoded", "demonstrations read"), bars, strict=True), 1):

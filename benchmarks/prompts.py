@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from models import SIDE
+from models import SIDE, build_model
 from torch import Tensor
 
 from xgenmm.inference.sampling import GenerationConfig
@@ -29,6 +29,17 @@ class Numbers:
 
     def decode(self, ids: Sequence[int], **_: bool) -> str:
         return " ".join(map(str, ids))
+
+
+class Models:
+    """The same weights twice: one never sees a packed row, so that its layers and its attention stay transformers'."""
+
+    def __init__(self, size: str) -> None:
+        self.ours, self.peer = build_model(size), build_model(size)
+
+    def bfloat16(self) -> None:
+        self.ours.bfloat16()
+        self.peer.bfloat16()
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,14 @@
 """All ways to compute attention in a packed row give what one dense mask gives, and so do their gradients."""
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from xgenmm.model.attention import attend, segment_attention
+from xgenmm.model import attention
+from xgenmm.model.attention import attend, attend_from_one, segment_attention, use_packed_attention
 from xgenmm.model.blocks import BLOCK, block_attention
 from xgenmm.model.gpu_attention import block_mask, document_begins, flex_attention_of
 from xgenmm.model.layout import Layout, Scores, layout_of
@@ -148,6 +152,58 @@ def test_dropout_drops_and_keeps_the_mean():
     torch.testing.assert_close(drawn.mean(dim=0), attend(*inputs, layout), rtol=0, atol=0.25)
     with pytest.raises(ValueError, match="no dropout together with a soft cap"):
         attend(*inputs, layout, dropout=0.3, softcap=1.0)
+
+
+def test_a_cache_in_bfloat16_is_read_that_way(monkeypatch):
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config).eval()
+    exact, ids = copy.deepcopy(model), torch.arange(40).reshape(2, 20)
+    model.bfloat16()
+    use_packed_attention(model)
+    calls, own = [], attention.attend_from_one
+    monkeypatch.setattr(attention, "attend_from_one", lambda *a, **k: calls.append(1) or own(*a, **k))
+    mask = torch.ones(2, 20, dtype=torch.long)
+    mask[1, :5] = 0
+    with torch.no_grad():
+        cache = model(ids[:, :-1], attention_mask=mask[:, :-1], use_cache=True).past_key_values
+        assert not calls
+        found = model(ids[:, -1:], attention_mask=mask, past_key_values=cache).logits[:, -1]
+        wanted = exact(ids, attention_mask=mask).logits[:, -1]
+    assert len(calls) == config.num_hidden_layers
+    assert (found.float() - wanted).norm() < 0.02 * wanted.norm()
+
+
+@pytest.mark.parametrize("mask", ["none", "added", "seen"])
+@pytest.mark.parametrize("key_heads", [6, 2, 1])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_one_new_token_sees_what_torch_s_own_attention_sees(mask: str, key_heads: int, autocast: bool):
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(3, 6, 1, 16, generator=generator)
+    key, value = (torch.randn(3, key_heads, 40, 16, generator=generator) for _ in range(2))
+    seen = torch.arange(40) >= torch.tensor([0, 7, 30])[:, None, None, None]
+    hidden = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.bfloat16).min)
+    given = {"none": None, "added": hidden, "seen": seen}[mask]
+    exact = torch.nn.functional.scaled_dot_product_attention(
+        *(x.bfloat16().double() for x in (query, key, value)),
+        attn_mask=given if mask == "seen" else None if given is None else given.double(),
+        scale=0.3,
+        enable_gqa=True,
+    )
+    dtype = torch.float32 if autocast else torch.bfloat16
+    inputs = [x.bfloat16().to(dtype) for x in (query, key, value)]
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found = attend_from_one(*inputs, given if mask != "added" else given.bfloat16(), scale=0.3)
+    assert found.dtype == torch.bfloat16
+    assert found.shape == (3, 1, 6, 16)
+    torch.testing.assert_close(found.double(), exact.transpose(1, 2), rtol=2**-8, atol=1e-6)  # one rounding at the end
 
 
 @pytest.mark.parametrize("masked", [False, True])

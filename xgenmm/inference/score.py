@@ -17,7 +17,6 @@ from xgenmm.processor.packing import pack
 from xgenmm.processor.processor import XGenMMProcessor
 from xgenmm.types import IGNORE_INDEX, Example
 
-
 LOGITS_IN_FLOAT32 = 1_000_000
 """How many are in float32 at a time: 4 MB, which caches hold."""
 
