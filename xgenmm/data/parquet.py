@@ -98,7 +98,10 @@ def _walked(place: Place, group: int, rows: int, size: int) -> Iterator[pa.Table
     held = 0
     for part in _parts(place, group, at_once):
         held += part.nbytes
-        kept = [*kept, part] if held <= WALKED_BYTES else []
+        if held <= WALKED_BYTES:
+            kept.append(part)
+        else:
+            kept.clear()
     return iter(kept) if held <= WALKED_BYTES else _parts(place, group, at_once)
 
 

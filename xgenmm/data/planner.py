@@ -327,7 +327,7 @@ def _settings(
 
 
 def _values(counts: SourceCounts | RowCounts) -> dict[str, Any]:
-    """Its fields, as they are now: `asdict` takes ten times as long, and every step has a state."""
+    """Its fields, as they are now: `asdict` copies number by number, and every step has a state."""
     return {name: [*value] if isinstance(value := getattr(counts, name), list) else value for name in counts.__slots__}
 
 

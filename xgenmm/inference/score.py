@@ -12,13 +12,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from xgenmm.inference.pictures import PictureTokens
+from xgenmm.model.head import LOGITS_IN_FLOAT32
 from xgenmm.model.splice import splice
 from xgenmm.processor.packing import pack
 from xgenmm.processor.processor import XGenMMProcessor
 from xgenmm.types import IGNORE_INDEX, Example
-
-LOGITS_IN_FLOAT32 = 1_000_000
-"""How many are in float32 at a time: 4 MB, which caches hold."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -122,7 +122,7 @@ def attend_from_one(
 ) -> Float[Tensor, "B 1 H V"]:
     """Attention of one new token of each row to all that stand before it, in float32.
 
-    For a single query in bfloat16 torch's own attention takes three to eight times as long (benchmarks/decode.py).
+    For a single query in bfloat16 torch's own attention takes much longer: it is made for many.
 
     Args:
         query: One for each head; `H / KV` heads share keys and values.

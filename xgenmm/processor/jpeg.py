@@ -1,4 +1,4 @@
-"""What simplejpeg does better than Pillow: JPEGs to arrays in three quarters of the time, with the same numbers, and
+"""What simplejpeg does better than Pillow: JPEGs to arrays in less time, with the same numbers, and
 damage inside a scan that Pillow passes over, because its decoder only warns of it or does not notice.
 """
 

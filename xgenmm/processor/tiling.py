@@ -13,8 +13,8 @@ from torch.nn import functional
 from xgenmm.types import Grid
 
 Decoded = Image.Image | np.ndarray
-"""An RGB image: Pillow's, which Pillow resizes, or an array [height, width, 3], which torch resizes: six times as fast,
-the same but for one grey level here and there (benchmarks/loader.py)."""
+"""An RGB image: Pillow's, which Pillow resizes, or an array [height, width, 3], which torch resizes: in much less time,
+the same but for a grey level here and there (`benchmarks/loader.py`)."""
 Size = tuple[int, int]
 """Width and height in pixels."""
 
