@@ -3,7 +3,8 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -107,8 +108,7 @@ def _walked(place: Place, group: int, rows: int, size: int) -> Iterator[pa.Table
 
 def _parts(place: Place, group: int, rows: int) -> Iterator[pa.Table]:
     # buffered, or pyarrow would fetch the whole row group before its first row
-    settings = {"page_checksum_verification": True, "pre_buffer": False, "buffer_size": BUFFER_BYTES}
-    with _told(group), open_binary(place) as raw, pq.ParquetFile(raw, **settings) as file:
+    with _told(group), _opened(place, pre_buffer=False, buffer_size=BUFFER_BYTES) as file:
         for batch in file.iter_batches(rows, row_groups=[group]):
             yield pa.Table.from_batches([batch])
 
@@ -119,8 +119,16 @@ def _read_row_group(place: Place, group: int) -> pa.Table:
     Raises:
         BadSample: It is damaged.
     """
-    with _told(group), open_binary(place) as raw, pq.ParquetFile(raw, page_checksum_verification=True) as file:
+    with _told(group), _opened(place) as file:
         return file.read_row_group(group)
+
+
+@contextmanager
+def _opened(place: Place, **settings: Any) -> Iterator[pq.ParquetFile]:
+    with ExitStack() as stack:
+        # a file of this machine is opened by pyarrow: through Python, each page would be held once more
+        source = place if isinstance(place, Path) else stack.enter_context(open_binary(place))
+        yield stack.enter_context(pq.ParquetFile(source, page_checksum_verification=True, **settings))
 
 
 @contextmanager
