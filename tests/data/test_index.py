@@ -76,11 +76,16 @@ def lines(source):
     return [line for path in source.index.paths for line in pq.read_table(path).to_pylist()]
 
 
+def read(source, slot):
+    """A planned document, decoded."""
+    return source.preparer.fill(*source.begin(source.locate(slot)), "exact")
+
+
 def check(source):
     """Reads every document; each is as long as it was planned. Gives them."""
     lengths, examples = source.index.lengths, []
     for place, slot in enumerate(slots(source)):
-        example = source.read(source.locate(slot))
+        example = read(source, slot)
         examples.append(example)
         assert len(example.input_ids) == lengths.tokens[place]
         assert len(example.pixel_values) == lengths.tiles[place]
@@ -104,7 +109,7 @@ def test_every_kind_of_file_is_read_back_as_it_was_measured(open_source, toy_fol
         first = next(rows_of("s", shard))
         sample = source.config.bind_adapter()(first, pick(0))
         if isinstance(sample, Document):
-            example = source.read(source.locate(Slot(0, 0, 0, 0, 0)))
+            example = read(source, Slot(0, 0, 0, 0, 0))
             assert example.id == first.id
             assert example.input_ids.tolist() == toy_processor.example(sample).input_ids.tolist()
 

@@ -13,13 +13,15 @@ from PIL import Image
 
 from xgenmm.config import ConfigError
 from xgenmm.data.adapters.choosing import pick
-from xgenmm.data.loader import NOTHING, Loader, ReadConfig
+from xgenmm.data.loader import NOTHING, Loader, ReadConfig, _portions
 from xgenmm.data.mixture import MixtureConfig
+from xgenmm.data.plan import Slot
 from xgenmm.data.planner import BatchConfig
 from xgenmm.data.quarantine import DataError, Fault, Quarantine, read_lines
 from xgenmm.data.report import Tally, add_tallies, check_losses, data_report
 from xgenmm.data.shards import open_shards, rows_of
 from xgenmm.data.source import SourceConfig
+from xgenmm.data.source_index import Located
 from xgenmm.pixels import normalised
 from xgenmm.processor.processor import XGenMMProcessor
 from xgenmm.types import IGNORE_INDEX
@@ -218,8 +220,10 @@ def damaged(tmp_path):
     return SourceConfig(name="noise", adapter="caption_pairs", path=str(path))
 
 
-def test_a_document_that_cannot_be_read_becomes_padding_on_the_same_plan(make, damaged):
-    loader = make(damaged, size=12, tokens=128)
+@pytest.mark.parametrize("tokens", [128, 4096])
+def test_a_document_that_cannot_be_read_becomes_padding_on_the_same_plan(make, damaged, tokens):
+    """In rows of a few documents, and in one of all, which threads read some at a time."""
+    loader = make(damaged, size=12, tokens=tokens)
     (step,) = loader.steps(0, 1)
     assert sorted((fault.id, fault.reason) for fault in step.faults) == [
         ("noise/noise.tar:03", "image_truncated"),
@@ -322,6 +326,18 @@ def test_settings_that_make_no_sense(make, toy_folder):
         make("pairs", source(toy_folder, "talks", weight=1.0), mixture=MixtureConfig(at_end="repeat"))
     with pytest.raises(ConfigError, match="threads"):
         ReadConfig(threads=0)
+
+
+def test_documents_of_a_row_are_parted_by_their_number_and_by_their_tiles():
+    def parted(*tiles):
+        located = [
+            Located(shard=0, key="", members=(), choice=0, excerpt=None, piece=None, tokens=1, tiles=n) for n in tiles
+        ]
+        return [[one.tiles for _, one in part] for part in _portions([(Slot(0, 0, 0, 0, 0), one) for one in located])]
+
+    assert parted() == []
+    assert parted(*[0] * 40) == [[0] * 16, [0] * 16, [0] * 8]
+    assert parted(5, 5, 5, 5, 0, 1, 20, 1) == [[5, 5, 5], [5, 0, 1], [20], [1]]
 
 
 def test_a_slow_document_is_named(make, caplog, monkeypatch):

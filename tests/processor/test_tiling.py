@@ -4,7 +4,9 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch.nn.functional import interpolate, pad
 
 from xgenmm.processor.tiling import choose_grid, grid_of, grids_up_to, resize_and_pad, split_tiles, write_tiles
 from xgenmm.types import Grid
@@ -121,6 +123,20 @@ def test_arrays_give_pillows_tiles(size: tuple[int, int], most: int, mean: float
     difference = np.abs(found.astype(int) - expected)
     assert difference.max() <= most
     assert difference.mean() <= mean
+
+
+def test_arrays_are_resized_as_interpolate_does():
+    """Whole tiles, and a picture in the midst of its canvas."""
+    pixels = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
+    tiles = np.empty((5, 3, 384, 384), dtype=np.uint8)
+    write_tiles(tiles, pixels, Grid(2, 2))
+    planes = torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous()
+    base, fitted = (interpolate(planes, size, mode="bicubic", antialias=True) for size in ((384, 384), (576, 768)))
+    canvas = pad(fitted, (0, 0, 96, 96))[0]
+    assert np.array_equal(tiles[0], base[0])
+    for number, tile in enumerate(tiles[1:]):
+        row, col = divmod(number, 2)
+        assert np.array_equal(tile, canvas[:, row * 384 : row * 384 + 384, col * 384 : col * 384 + 384])
 
 
 @pytest.mark.parametrize("decoded", [lambda image: image, np.array])

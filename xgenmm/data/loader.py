@@ -6,16 +6,17 @@ change a batch.
 """
 
 import dataclasses
+import functools
 import itertools
 import logging
 import os
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -36,9 +37,14 @@ from xgenmm.types import IGNORE_INDEX, Batch, Example, Preference
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 NOTHING = "nothing"
 """Id of a position of padding that stands for a whole batch."""
 _TOKEN_BYTES = 32
+_AT_ONCE = 16
+"""Documents that a thread opens in a row before it decodes their pictures, and tiles of all of them together. Decoding
+empties the processor's caches: opened one at a time, a document takes twice as long."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,14 +89,17 @@ class Step:
     """The planner's state behind this step, for `Loader.steps` to go on from."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Document:
-    """A planned document that is being read."""
+_Document = tuple[Slot, Located]
+"""A planned document, and where it lies."""
 
-    slot: Slot
-    located: Located
+
+@dataclass(frozen=True, kw_only=True)
+class _Reading:
+    """Planned documents of a row that one thread reads, one behind the other."""
+
+    documents: Sequence[_Document]
     bytes: int
-    read: "Future[Example | Fault]"
+    read: "Future[list[Example | Fault]]"
 
 
 @dataclass(kw_only=True)
@@ -101,9 +110,9 @@ class _Planned:
     plan: Mapping[str, Any]
     waiting: deque[Row]
     """Rows that nobody reads yet."""
-    located: deque[list[tuple[Slot, Located]]] = field(default_factory=deque)
-    """Where the documents of the first of these lie: those that go into the batch that is being filled."""
-    rows: list[list[_Document]] = field(default_factory=list)
+    located: deque[list[_Document]] = field(default_factory=deque)
+    """The documents of the first of these: those that go into the batch that is being filled."""
+    rows: list[list[_Reading]] = field(default_factory=list)
     pixels: list[Tensor] = field(default_factory=list)
     """One for each batch: its documents write their tiles where they will stay."""
     written: int = 0
@@ -266,7 +275,7 @@ class Loader:
     def _read_ahead(self, pool: ThreadPoolExecutor, planned: Iterator[_Planned], ahead: deque[_Planned]) -> None:
         """Have all of the next step read, and as much behind it as memory allows."""
         room = self.reading.prefetch_mb * 2**20
-        room -= sum(document.bytes for one in ahead for row in one.rows for document in row)
+        room -= sum(reading.bytes for one in ahead for row in one.rows for reading in row)
         for place in range(len(ahead) + 1):
             while place == len(ahead):
                 one = next(planned, None)
@@ -283,9 +292,9 @@ class Loader:
         if not planned.located:
             self._begin_batch(planned)
         planned.waiting.popleft()
-        documents = [self._submit(pool, planned, *one) for one in planned.located.popleft()]
-        planned.rows.append(documents)
-        return sum(document.bytes for document in documents)
+        readings = [self._submit(pool, planned, documents) for documents in _portions(planned.located.popleft())]
+        planned.rows.append(readings)
+        return sum(reading.bytes for reading in readings)
 
     def _begin_batch(self, planned: _Planned) -> None:
         for row in itertools.islice(planned.waiting, self.batch.micro):
@@ -295,20 +304,38 @@ class Loader:
         planned.pixels.append(torch.empty((tiles, 3, side, side), dtype=torch.uint8))
         planned.written = 0
 
-    def _submit(self, pool: ThreadPoolExecutor, planned: _Planned, slot: Slot, located: Located) -> _Document:
-        into = planned.pixels[-1][planned.written : planned.written + located.tiles]
-        planned.written += located.tiles
-        size = located.tokens * _TOKEN_BYTES + into.nbytes
-        return _Document(slot=slot, located=located, bytes=size, read=pool.submit(self._read, slot, located, into))
+    def _submit(self, pool: ThreadPoolExecutor, planned: _Planned, documents: Sequence[_Document]) -> _Reading:
+        tiles = sum(located.tiles for _, located in documents)
+        into = planned.pixels[-1][planned.written : planned.written + tiles]
+        planned.written += tiles
+        size = sum(located.tokens for _, located in documents) * _TOKEN_BYTES + into.nbytes
+        return _Reading(documents=documents, bytes=size, read=pool.submit(self._read, documents, into))
 
-    def _read(self, slot: Slot, located: Located, into: Tensor) -> Example | Fault:
-        """A planned document, its tiles where they belong; or why it cannot be had."""
+    def _read(self, documents: Sequence[_Document], into: Tensor) -> list[Example | Fault]:
+        """Planned documents, their tiles where they belong; or why one cannot be had."""
+        begun = [
+            self._tried(document, functools.partial(self.sources[document[0].source].begin, document[1]))
+            for document in documents
+        ]
+        read: list[Example | Fault] = []
+        for document, found in zip(documents, begun, strict=True):
+            slot, located = document
+            here, into = into[: located.tiles], into[located.tiles :]
+            if not isinstance(found, Fault):
+                fill = self.sources[slot.source].preparer.fill
+                found = self._tried(document, functools.partial(fill, *found, self.reading.decode, here))
+            read.append(found)
+        return read
+
+    def _tried(self, document: _Document, work: Callable[[], T]) -> T | Fault:
+        """What comes of work on a document, or why nothing does."""
+        slot, located = document
         source = self.sources[slot.source]
         name = source.row_id(located)
         thread = threading.get_ident()
         self._running[thread] = (name, time.monotonic())
         try:
-            return source.read(located, self.reading.decode, into)
+            return work()
         except BadSample as error:
             return Fault(source=source.name, id=name, reason=error.reason, detail=error.detail)
         except ImageError as error:
@@ -318,15 +345,15 @@ class Loader:
         finally:
             del self._running[thread]
 
-    def _wait_for(self, document: _Document) -> Example | Fault:
-        """A document that is being read; one that is slow is named, once."""
+    def _wait_for(self, reading: _Reading) -> list[Example | Fault]:
+        """Documents that are being read; what is slow is named, once."""
         try:
-            return document.read.result(timeout=self.reading.slow_seconds)
+            return reading.read.result(timeout=self.reading.slow_seconds)
         except TimeoutError:
             now = time.monotonic()
             slow = [f"{name} ({now - since:.0f} s)" for name, since in self._running.values()]
             log.warning("waiting for data; being read: %s", ", ".join(slow))
-            return document.read.result()
+            return reading.read.result()
 
     def _step(self, planned: _Planned, began: float) -> Step:
         batches: list[Batch] = []
@@ -336,14 +363,15 @@ class Loader:
         for number, first in enumerate(range(0, len(planned.rows), self.batch.micro)):
             examples: list[Example] = []
             pixels: Tensor | None = planned.pixels[number]
-            documents = [document for row in planned.rows[first : first + self.batch.micro] for document in row]
+            readings = [reading for row in planned.rows[first : first + self.batch.micro] for reading in row]
             # the last one first: the others are read by then, and this thread is woken once instead of for each
-            read = [self._wait_for(document) for document in reversed(documents)]
-            for document, found in zip(documents, reversed(read), strict=True):
-                source = self.sources[document.slot.source]
+            read = [found for reading in reversed(readings) for found in reversed(self._wait_for(reading))]
+            documents = [document for reading in readings for document in reading.documents]
+            for (slot, located), found in zip(documents, reversed(read), strict=True):
+                source = self.sources[slot.source]
                 if isinstance(found, Fault):
                     faults.append(found)
-                    found, pixels = self._filler(found.id, document.located.tokens), None
+                    found, pixels = self._filler(found.id, located.tokens), None
                     tallies[source.name].drop(faults[-1].reason)
                 else:
                     tallies[source.name].count(found, self.processor.config.tokens_per_tile)
@@ -374,6 +402,21 @@ class Loader:
             pixel_values=torch.empty((0, 3, side, side), dtype=torch.uint8),
             image_layouts=torch.empty((0, 4), dtype=torch.int64),
         )
+
+
+def _portions(documents: Sequence[_Document]) -> Iterator[Sequence[_Document]]:
+    """A row's documents, parted for threads to take."""
+    portion: list[_Document] = []
+    tiles = 0
+    for document in documents:
+        more = document[1].tiles
+        if portion and (len(portion) == _AT_ONCE or tiles + more > _AT_ONCE):
+            yield portion
+            portion, tiles = [], 0
+        portion.append(document)
+        tiles += more
+    if portion:
+        yield portion
 
 
 def _unmet(step: StepPlan, met: set[Slot]) -> StepPlan:

@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from xgenmm.config import ConfigError, bind, nearest
 from xgenmm.data.adapters import ADAPTERS, Adapter
 from xgenmm.data.adapters.choosing import pick
@@ -15,14 +13,13 @@ from xgenmm.data.files import Place, place_of
 from xgenmm.data.index import index_path, read_origin, settings_of
 from xgenmm.data.mixture import AtEnd
 from xgenmm.data.plan import Slot
-from xgenmm.data.prepare import Decode, Limits, Opened, Preparer
+from xgenmm.data.prepare import Limits, Opened, Preparer
 from xgenmm.data.quarantine import BadSample
 from xgenmm.data.readers import Row
 from xgenmm.data.shards import open_shards, row_id
 from xgenmm.data.source_index import Located, open_index
 from xgenmm.processor.outline import Outline
 from xgenmm.processor.processor import XGenMMProcessor
-from xgenmm.types import Example
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,19 +156,14 @@ class Source:
             )
         return outline if located.piece is None else outline.named(f"{outline.example.id}#{located.piece}")
 
-    def read(self, located: Located, decode: Decode = "exact", into: Tensor | None = None) -> Example:
-        """A planned document.
-
-        Args:
-            located: Where it lies.
-            decode: How.
-            into: Where its tiles go, as in `XGenMMProcessor.fill`.
+    def begin(self, located: Located) -> tuple[Opened, Outline]:
+        """A planned document as `Preparer.fill` takes it.
 
         Raises:
-            BadSample, ImageError, OSError: It cannot be used.
+            BadSample, OSError: It cannot be used.
         """
         opened = self.open(located)
-        return self.preparer.fill(opened, self.outline(opened, located), decode, into)
+        return opened, self.outline(opened, located)
 
 
 def open_sources(

@@ -131,10 +131,13 @@ def _resize_into(planes: UInt8[np.ndarray, "3 height width"], image: Decoded) ->
         for plane, channel in zip(planes, fitted.split(), strict=True):  # faster than NumPy turns the axes
             plane[...] = np.asarray(channel)
         return
-    pixels = rearrange(torch.from_numpy(image), "h w c -> 1 c h w")
-    if image.shape[:2] != (height, width):
-        pixels = functional.interpolate(pixels, (height, width), mode="bicubic", antialias=True)
-    planes[...] = pixels[0].numpy()
+    pixels, fitted = rearrange(torch.from_numpy(image), "h w c -> 1 c h w"), torch.from_numpy(planes)[None]
+    if image.shape[:2] == (height, width):
+        fitted.copy_(pixels)
+    elif fitted.is_contiguous():  # what `interpolate` calls, which would have to be copied; takes no other layout
+        torch.ops.aten._upsample_bicubic2d_aa.out(pixels, (height, width), False, None, None, out=fitted)
+    else:
+        fitted.copy_(functional.interpolate(pixels, (height, width), mode="bicubic", antialias=True))
 
 
 def _size_of(image: Decoded) -> Size:

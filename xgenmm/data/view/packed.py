@@ -115,7 +115,7 @@ class Plans:
 
 def _read(document: Packed, source: Source, located: Located, loader: Loader) -> Packed:
     try:
-        outline = source.outline(source.open(located), located)
+        _, outline = source.begin(located)
     except (BadSample, ImageError, OSError) as error:
         return replace(document, fault=str(error))
     return replace(document, seen=see(outline, loader.processor))
