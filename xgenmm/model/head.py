@@ -14,8 +14,8 @@ from transformers import PreTrainedModel
 
 LOGITS_PER_CHUNK = 8_000_000
 """Logits that exist at the same time: 16 MB in bfloat16. Fewer would add to the weight's gradient too often."""
-LOGITS_IN_FLOAT32 = 2_000_000
-"""How many of them are in float32 at a time, for their softmax: 8 MB, which caches hold."""
+LOGITS_IN_FLOAT32 = 500_000
+"""How many of them are in float32 at a time, for their softmax: 2 MB, which caches hold."""
 FEWEST_COLUMNS = 256
 """Tokens of the vocabulary that are taken at a time at least, however many positions there are."""
 WEIGHTS_AT_ONCE = 1_000_000
