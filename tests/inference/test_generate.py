@@ -10,7 +10,7 @@ from PIL import Image
 from toy import make_answering_model, make_picture, make_processor
 
 from xgenmm.inference.generate import generate, stream
-from xgenmm.inference.sampling import GenerationConfig
+from xgenmm.inference.sampling import Chooser, GenerationConfig, choose
 from xgenmm.processor.images import ImageError
 from xgenmm.processor.processor import PromptTooLong
 from xgenmm.types import Conversation, Document, Picture, Turn
@@ -184,6 +184,15 @@ def test_draws_by_hand():
     text = "".join(generate(model, processor, [ask("?")] * 50, config, batch_size=50))
     assert len(text) == 500
     assert text.count("a") / 500 == pytest.approx(0.881, abs=4 * (0.881 * 0.119 / 500) ** 0.5)  # without: 0.731
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_of_equally_likely_tokens_the_first_is_written(dtype):
+    """In bfloat16 many are equally likely."""
+    logits = torch.zeros(2, 1000, dtype=dtype)
+    logits[0, [700, 300, 999]] = 2.5
+    greedy = [Chooser(GenerationConfig(max_new_tokens=1), row) for row in range(2)]
+    assert choose(logits, greedy).tolist() == [300, 0]
 
 
 @pytest.mark.parametrize("config", [GREEDY, GenerationConfig(max_new_tokens=12, temperature=1.0, seed=3)])

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from xgenmm.inference.pictures import PictureTokens
 from xgenmm.inference.row_cache import KeysValues, Rows, growing_cache, joined
+from xgenmm.model.onednn import use_ordered_weights
 from xgenmm.model.splice import splice
 from xgenmm.model.vlm import XGenMMForConditionalGeneration
 from xgenmm.processor.collate import collate
@@ -45,6 +46,7 @@ class Reader:
                 follows it; no token of a whole prompt may cross the border.
         """
         self.model = model.eval()
+        use_ordered_weights(model)
         self.pictures = pictures or PictureTokens(model)
         self.beginning: Rows | None = None
         if beginning is not None:

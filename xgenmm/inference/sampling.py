@@ -63,7 +63,7 @@ class Chooser:
 
 def choose(logits: Float[Tensor, "B vocabulary"], choosers: Sequence[Chooser]) -> Int[Tensor, " B"]:
     """The next token of every row."""
-    best = logits.argmax(dim=-1)
+    best = logits.max(dim=-1).indices  # the first of equal ones, as of argmax, which is slow in bfloat16
     drawn = [row for row, chooser in enumerate(choosers) if chooser.config.temperature > 0]
     if not drawn:
         return best
