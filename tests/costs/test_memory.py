@@ -110,6 +110,7 @@ def test_a_resampler_keeps_what_is_counted(mode, format):
 
 def test_portions_are_those_of_the_model():
     assert memory.LOGITS_PER_CHUNK == head.LOGITS_PER_CHUNK
+    assert memory.LOGITS_IN_FLOAT32 == head.LOGITS_IN_FLOAT32
 
 
 FULL = {"vision": False, "resampler": True, "language": True}

@@ -12,8 +12,8 @@ from xgenmm.costs.flops import Mode, Trained, Work
 from xgenmm.costs.shapes import Amount, Blocks, Linear, ModelShape, ResamplerShape, VisionShape
 from xgenmm.costs.sharding import Mesh, ParallelConfig
 
-LOGITS_PER_CHUNK = 8_000_000
-"""Logits that exist at once, as in `model.head`; a test compares."""
+LOGITS_PER_CHUNK, LOGITS_IN_FLOAT32 = 8_000_000, 500_000
+"""Logits that exist at once, and those of them that do so in float32, as in `model.head`; a test compares."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,7 +284,8 @@ def _head(shape: ModelShape, trained: Trained, targets: Amount, format: Formats)
     is known before the backward pass begins.
     """
     language = shape.language
-    logits = min(targets * language.vocabulary, LOGITS_PER_CHUNK) * (8 + format.product)
+    chunk = min(targets * language.vocabulary, LOGITS_PER_CHUNK)
+    logits = chunk * format.product + min(chunk, LOGITS_IN_FLOAT32) * 8
     hidden = targets * language.blocks.width * 2 * format.stream
     rounded = format.product * language.table if format.copies else 0
     table = 4.0 * language.table if trained.language is True else 0.0
