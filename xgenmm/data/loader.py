@@ -44,7 +44,7 @@ NOTHING = "nothing"
 _TOKEN_BYTES = 32
 _AT_ONCE = 16
 """Documents that a thread opens in a row before it decodes their pictures, and tiles of all of them together. Decoding
-empties the processor's caches: opened one at a time, a document takes twice as long."""
+empties the processor's caches, and the first document that is opened afterwards fills them again."""
 
 
 @dataclass(frozen=True, kw_only=True)
