@@ -139,7 +139,9 @@ def step_memory(
     language, block = _language(shape, trained, work.tokens, format)
     head, head_gradient = _head(shape, trained, work.targets, format)
     activations = vision + resampler + language + head
-    if not several:
+    if several:
+        gradients += head_gradient  # beside those of the passes before
+    else:
         # While the backward pass frees what blocks kept, gradients grow: the fullest moment is its begin or its end.
         if activations + head_gradient * share > gradients + block:
             gradients = head_gradient * share

@@ -128,6 +128,7 @@ class _Sum(torch.autograd.Function):
                     _add_product(of_weight, logits, inputs)
                 if of_bias is not None:
                     of_bias += logits.sum(0, dtype=torch.float32)
+                del logits  # before the next ones are there
         ctx.types = weight.dtype, None if bias is None else bias.dtype
         ctx.known = [of_hidden, of_weight, of_bias]
         ctx.mark_non_differentiable(logps)
@@ -173,6 +174,7 @@ class _Each(torch.autograd.Function):
                     sums[rows] *= (largest[rows] - top).exp()
                     sums[rows] += some.sub_(top[:, None]).exp_().sum(1)
                     largest[rows] = top
+                del logits
         normaliser = largest + sums.log()
         ctx.save_for_backward(hidden, weight, bias, targets, normaliser)
         return wanted - normaliser
@@ -195,6 +197,7 @@ class _Each(torch.autograd.Function):
                     of_weight[tokens] = errors.t() @ inputs
                 if of_bias is not None:
                     of_bias[tokens] = errors.sum(0, dtype=torch.float32)
+                del errors
         return None if of_hidden is None else of_hidden.to(hidden.dtype), of_weight, of_bias, None, None
 
 
