@@ -141,13 +141,12 @@ def step_memory(
     activations = vision + resampler + language + head
     if several:
         gradients += head_gradient  # beside those of the passes before
-    else:
+    elif activations + head_gradient * share > gradients + block:
         # While the backward pass frees what blocks kept, gradients grow: the fullest moment is its begin or its end.
-        if activations + head_gradient * share > gradients + block:
-            gradients = head_gradient * share
-        else:
-            vision = resampler = head = 0.0
-            language = block
+        gradients = head_gradient * share
+    else:
+        vision = resampler = head = 0.0
+        language = block
     return Memory(
         weights=share * (format.trained * learns * (2 if average else 1) + format.frozen * frozen)
         + format.frozen * whole,

@@ -1,7 +1,7 @@
 """Linear layers of models that write answers, in bfloat16 on a CPU: weights in the order in which oneDNN reads them.
 
-torch brings a weight into that order anew for every product. Where a few tokens are written, that is half of what a
-product costs; the numbers are the same, bit for bit.
+torch brings a weight into that order anew for every product, which is much of what a product costs where a few tokens
+are written (`benchmarks/decode.py`). The numbers are the same, bit for bit.
 """
 
 import os
