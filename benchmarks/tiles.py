@@ -62,7 +62,7 @@ def ours(processor: XGenMMProcessor, data: bytes, decode: str) -> Tensor:
     picture = Picture(source=data, name="picture")
     file = PictureFile(picture)
     (outline,) = processor.outlines(Document(id="", parts=(picture, "a")), lambda _: file.size)
-    (needed,) = processor.needed_sizes(outline)
+    (needed,) = outline.needed
     image = file.decode() if decode == "exact" else file.decode_pixels(needed)
     return processor.fill(outline, [image]).pixel_values
 

@@ -336,8 +336,8 @@ def test_documents_of_a_row_are_parted_by_their_number_and_by_their_tiles():
         return [[one.tiles for _, one in part] for part in _portions([(Slot(0, 0, 0, 0, 0), one) for one in located])]
 
     assert parted() == []
-    assert parted(*[0] * 40) == [[0] * 16, [0] * 16, [0] * 8]
-    assert parted(5, 5, 5, 5, 0, 1, 20, 1) == [[5, 5, 5], [5, 0, 1], [20], [1]]
+    assert parted(*[0] * 70) == [[0] * 32, [0] * 32, [0] * 6]
+    assert parted(10, 10, 10, 10, 0, 2, 40, 1) == [[10, 10, 10], [10, 0, 2], [40], [1]]
 
 
 def test_a_slow_document_is_named(make, caplog, monkeypatch):

@@ -6,7 +6,6 @@ change a batch.
 """
 
 import dataclasses
-import functools
 import itertools
 import logging
 import os
@@ -42,7 +41,7 @@ T = TypeVar("T")
 NOTHING = "nothing"
 """Id of a position of padding that stands for a whole batch."""
 _TOKEN_BYTES = 32
-_AT_ONCE = 16
+_AT_ONCE = 32
 """Documents that a thread opens in a row before it decodes their pictures, and tiles of all of them together. Decoding
 empties the processor's caches, and the first document that is opened afterwards fills them again."""
 
@@ -187,7 +186,7 @@ class Loader:
             epochs=epochs,
         )
         self._begin = self.planner.state()
-        self._running: dict[int, tuple[str, float]] = {}
+        self._running: dict[int, tuple[_Document, float]] = {}
         """Thread -> what it reads, and since when."""
 
     @property
@@ -313,37 +312,35 @@ class Loader:
 
     def _read(self, documents: Sequence[_Document], into: Tensor) -> list[Example | Fault]:
         """Planned documents, their tiles where they belong; or why one cannot be had."""
-        begun = [
-            self._tried(document, functools.partial(self.sources[document[0].source].begin, document[1]))
-            for document in documents
-        ]
+        begun = [self._tried(document, self.sources[document[0].source].begin, document[1]) for document in documents]
+        places = into.split([located.tiles for _, located in documents])
         read: list[Example | Fault] = []
-        for document, found in zip(documents, begun, strict=True):
-            slot, located = document
-            here, into = into[: located.tiles], into[located.tiles :]
+        for document, found, place in zip(documents, begun, places, strict=True):
             if not isinstance(found, Fault):
-                fill = self.sources[slot.source].preparer.fill
-                found = self._tried(document, functools.partial(fill, *found, self.reading.decode, here))
+                fill = self.sources[document[0].source].preparer.fill
+                found = self._tried(document, fill, *found, self.reading.decode, place)
             read.append(found)
         return read
 
-    def _tried(self, document: _Document, work: Callable[[], T]) -> T | Fault:
+    def _tried(self, document: _Document, work: Callable[..., T], *arguments: Any) -> T | Fault:
         """What comes of work on a document, or why nothing does."""
-        slot, located = document
-        source = self.sources[slot.source]
-        name = source.row_id(located)
         thread = threading.get_ident()
-        self._running[thread] = (name, time.monotonic())
+        self._running[thread] = (document, time.monotonic())
         try:
-            return work()
+            return work(*arguments)
         except BadSample as error:
-            return Fault(source=source.name, id=name, reason=error.reason, detail=error.detail)
+            return self._fault(document, error.reason, error.detail)
         except ImageError as error:
-            return Fault(source=source.name, id=name, reason=f"image_{error.reason}", detail=str(error))
+            return self._fault(document, f"image_{error.reason}", str(error))
         except OSError as error:
-            return Fault(source=source.name, id=name, reason="archive_truncated", detail=str(error))
+            return self._fault(document, "archive_truncated", str(error))
         finally:
             del self._running[thread]
+
+    def _fault(self, document: _Document, reason: str, detail: str) -> Fault:
+        slot, located = document
+        source = self.sources[slot.source]
+        return Fault(source=source.name, id=source.row_id(located), reason=reason, detail=detail)
 
     def _wait_for(self, reading: _Reading) -> list[Example | Fault]:
         """Documents that are being read; what is slow is named, once."""
@@ -351,7 +348,10 @@ class Loader:
             return reading.read.result(timeout=self.reading.slow_seconds)
         except TimeoutError:
             now = time.monotonic()
-            slow = [f"{name} ({now - since:.0f} s)" for name, since in self._running.values()]
+            slow = [
+                f"{self.sources[slot.source].row_id(located)} ({now - since:.0f} s)"
+                for (slot, located), since in self._running.values()
+            ]
             log.warning("waiting for data; being read: %s", ", ".join(slow))
             return reading.read.result()
 

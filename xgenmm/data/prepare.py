@@ -188,7 +188,7 @@ class Preparer:
             ImageError: A picture is damaged.
         """
         needed: dict[Picture, tuple[int, int]] = {}
-        for picture, (width, height) in zip(outline.pictures, self.processor.needed_sizes(outline), strict=True):
+        for picture, (width, height) in zip(outline.pictures, outline.needed, strict=True):
             before = needed.get(picture, (0, 0))
             needed[picture] = (max(width, before[0]), max(height, before[1]))
         images = {picture: _decoded(opened.files[picture], size, decode) for picture, size in needed.items()}

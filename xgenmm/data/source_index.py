@@ -1,5 +1,6 @@
 """What is known of a source without reading it: the lengths of its rows, and where their bytes lie."""
 
+import bisect
 import json
 import logging
 from collections.abc import Iterator, Sequence
@@ -66,7 +67,7 @@ class SourceIndex:
         """Records that cannot be used, by reason."""
         self.missing: int = meta["missing"]
         self._names: list[str] = meta["names"]
-        self._first_rows = np.array(meta["first_rows"], dtype=np.int64)
+        self._first_rows: list[int] = meta["first_rows"]
         self._columns = {
             column: np.asarray(np.memmap(folder / column, dtype=DTYPES[column], mode="r"))  # slices of maps are slow
             for column in meta["columns"]
@@ -98,7 +99,7 @@ class SourceIndex:
     def locate(self, row: int, variant: int, piece: int) -> Located:
         """Where a document lies."""
         columns = self._columns
-        shard = int(np.searchsorted(self._first_rows, row, side="right")) - 1
+        shard = bisect.bisect_right(self._first_rows, row) - 1
         first, last = columns["members"][row : row + 2]
         places = zip(
             columns["member_names"][first:last].tolist(),

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import functools
 import io
 import os
 import struct
@@ -88,17 +89,27 @@ class PictureFile:
         self.name = picture.name
         with _told(self.name):
             self._content = _read(picture)
-            self._image = _open_header(picture.name, self._content)
-            width, height = self._image.size
+            plain = jpeg.plain_header(self._content)
+            self.mode, self._stored_size = plain or (self._image.mode, self._image.size)
+            """Pillow's name for how a pixel is stored; width and height before it is turned upright."""
+            width, height = self._stored_size
             if width * height > max_pixels:
                 text = f"{width} x {height} pixels, the limit is {max_pixels} in all"
                 raise ImageError(self.name, "too_large", text)
-            self._orientation = _orientation_in_header(self._image, self._content)
+            self._format = "JPEG" if plain else self._image.format
+            self._orientation = None if plain else _orientation_in_header(self._image, self._content)
         self.size = (height, width) if self._on_its_side else (width, height)
         """Width and height in pixels of the upright picture."""
-        self.mode = self._image.mode
-        """Pillow's name for how a pixel is stored."""
-        self.is_jpeg = self._image.format in ("JPEG", "MPO")
+
+    @functools.cached_property
+    def _image(self) -> Image.Image:
+        with _told(self.name):
+            return _open_header(self.name, self._content)
+
+    @property
+    def is_jpeg(self) -> bool:
+        """Whether it is a JPEG, alone or with others in its file."""
+        return self._format in ("JPEG", "MPO")
 
     @property
     def digest(self) -> str:
@@ -108,7 +119,7 @@ class PictureFile:
     @property
     def _on_its_side(self) -> bool:
         # Pillow gives the size of a TIFF as it will be once it is loaded, turned already
-        return (self._orientation or 0) >= 5 and self._image.format != "TIFF"
+        return (self._orientation or 0) >= 5 and self._format != "TIFF"
 
     def decode(self, at_least: tuple[int, int] | None = None) -> Image.Image:
         """The picture: upright by its EXIF tag, on white where it is transparent, first frame of an animation.
@@ -130,9 +141,9 @@ class PictureFile:
         Raises:
             ImageError: As `decode`.
         """
-        if self._image.format == "JPEG" and self.mode in ("RGB", "L"):
+        if self._format == "JPEG" and self.mode in ("RGB", "L"):
             stored = at_least[::-1] if self._on_its_side else at_least
-            pixels = jpeg.decoded(self._content, self._image.size, stored)
+            pixels = jpeg.decoded(self._content, self._stored_size, stored)
             if pixels is not None:
                 return _turned(pixels, self._orientation)
         return np.array(self.decode(at_least))

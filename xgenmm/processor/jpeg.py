@@ -1,8 +1,9 @@
-"""What simplejpeg does better than Pillow: JPEGs to arrays in less time, with the same numbers, and
+"""What is done better than by Pillow: JPEGs to arrays in less time, with the same numbers; the size of a plain one; and
 damage inside a scan that Pillow passes over, because its decoder only warns of it or does not notice.
 """
 
 import re
+import struct
 
 import numpy as np
 import simplejpeg
@@ -13,6 +14,43 @@ _REDUCED = (8, 4, 2)
 _HARMLESS_BYTES = 16
 """Some cameras fill up the end of a scan; a damage leaves more behind."""
 _HOLE, _HUFFMAN, _LUMA_AC = 64, 0xC4, 0x10
+_START, _FRAMES, _SCAN, _QUANTIZATION = b"\xff\xd8", (0xFFC0, 0xFFC1, 0xFFC2), 0xFFDA, 0xFFDB
+_PLAIN = {0xFFC4: 2, _QUANTIZATION: 2, 0xFFDD: 2, 0xFFE0: 9, 0xFFEE: 9, 0xFFFE: 2}
+"""Segments that say nothing of how a picture of one or three colours is shown (tables, restarts, JFIF's, Adobe's,
+comments), and the least length with which Pillow takes them."""
+_TABLE = 1 + 64
+_MODES = {1: "L", 3: "RGB"}
+
+
+def plain_header(content: bytes) -> tuple[str, tuple[int, int]] | None:
+    """Pillow's name of the mode, and width and height in pixels, of a JPEG in whose header nothing is unusual: no EXIF,
+    no colour profile, no other picture. None of any other. Pillow takes ten times as long for the same few bytes.
+
+    Source: ITU-T T.81, B.1 and B.2: markers, the lengths of their segments, frames and quantization tables.
+    """
+    if not content.startswith(_START):
+        return None
+    here, found = len(_START), None
+    try:
+        while True:
+            marker, size = struct.unpack_from(">HH", content, here)
+            end = here + 2 + size
+            if marker == _SCAN:
+                return found if end <= len(content) else None
+            if marker in _FRAMES:
+                bits, height, width, colours = struct.unpack_from(">BHHB", content, here + 4)
+                if found or bits != 8 or colours not in _MODES or size != 8 + 3 * colours or not height * width:
+                    return None
+                found = _MODES[colours], (width, height)
+            elif size < _PLAIN.get(marker, size + 1):
+                return None
+            elif marker == _QUANTIZATION:
+                first_bytes = content[here + 4 : end : _TABLE]
+                if (size - 2) % _TABLE or max(first_bytes, default=0) > 15:  # numbers of two bytes
+                    return None
+            here = end
+    except struct.error:  # cut off
+        return None
 
 
 def decoded(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from xgenmm.processor.branching import branch
+from xgenmm.processor.tiling import Size
 from xgenmm.types import IGNORE_INDEX, Example, Picture
 
 
@@ -17,6 +18,10 @@ class Outline:
     """All of it but the pixels: it has no tile."""
     pictures: tuple[Picture, ...]
     """In the order of their placeholders, one for each row of `example.image_layouts`."""
+    layouts: tuple[tuple[int, int, int, int], ...]
+    """These rows: a grid's rows and columns, and the picture's height and width in pixels."""
+    needed: tuple[Size, ...]
+    """Width and height in pixels at which each picture suffices for its tiles."""
 
     @property
     def tokens(self) -> int:
@@ -26,7 +31,7 @@ class Outline:
     @property
     def tiles(self) -> int:
         """Tiles of all pictures, base tiles included."""
-        return sum(1 + rows * cols for rows, cols, _, _ in self.example.image_layouts.tolist())
+        return sum(1 + rows * cols for rows, cols, _, _ in self.layouts)
 
     @property
     def loss_tokens(self) -> int:

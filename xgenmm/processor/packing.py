@@ -52,7 +52,7 @@ def pack(
 
 def positions(example: Example) -> Int[Tensor, " L"]:
     """Position of every token: each branch counts on from the end of the trunk, as if it alone stood behind it."""
-    index = torch.arange(example.input_ids.shape[0])
+    index = torch.from_numpy(np.arange(example.input_ids.shape[0]))  # torch takes several times as long for so few
     if example.branches is None:
         return index
     # branches are numbered upwards from the trunk's 0, so the first position of each is where its number is first met

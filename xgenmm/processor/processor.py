@@ -99,6 +99,7 @@ class XGenMMProcessor(ProcessorMixin):
         tokenizer.padding_side = "left"
         self._encoder = TextEncoder(tokenizer)
         self._grids = tuple(Grid(rows, cols) for rows, cols in config.grids)
+        self._no_tiles = torch.empty((0, 3, config.tile, config.tile), dtype=torch.uint8)
 
     @property
     def image_token_id(self) -> int:
@@ -178,14 +179,14 @@ class XGenMMProcessor(ProcessorMixin):
 
         Args:
             outline: What `outlines` gave.
-            images: Its pictures, decoded at least as large as `needed_size` says.
+            images: Its pictures, decoded at least as large as `needed` of the outline says.
             into: Where the tiles are written, and stay; by default in memory of their own.
         """
         side = self.config.tile
         pixels = torch.empty((outline.tiles, 3, side, side), dtype=torch.uint8) if into is None else into
-        here = 0
-        for image, (rows, cols, height, width) in zip(images, _layouts(outline.example), strict=True):
-            here += write_tiles(pixels[here:].numpy(), image, Grid(rows, cols), (width, height))
+        tiles = pixels.numpy()
+        for image, (rows, cols, height, width) in zip(images, outline.layouts, strict=True):
+            tiles = tiles[write_tiles(tiles, image, Grid(rows, cols), (width, height)) :]
         return dataclasses.replace(outline.example, pixel_values=pixels)
 
     def _fill(self, outline: Outline, images: Sequence[Image.Image]) -> Example:
@@ -193,13 +194,6 @@ class XGenMMProcessor(ProcessorMixin):
         example = self.fill(outline, images)
         pixels = normalised(example.pixel_values, self.config.mean, self.config.std)
         return dataclasses.replace(example, pixel_values=pixels)
-
-    def needed_sizes(self, outline: Outline) -> list[Size]:
-        """For each picture, the width and height in pixels that suffice for its tiles."""
-        return [
-            needed_size((width, height), Grid(rows, cols), self.config.tile)
-            for rows, cols, height, width in _layouts(outline.example)
-        ]
 
     def prompt(self, sample: Document | Conversation) -> Example:
         """What a model continues: a conversation up to the assistant's next word, or a document without its end.
@@ -342,43 +336,48 @@ class XGenMMProcessor(ProcessorMixin):
 
     def _outline(self, name: str, segments: Sequence[Segment], size: Callable[[Picture], Size]) -> Outline:
         pictures = tuple(part for part in segments if isinstance(part, Picture))
-        layouts, tokens = self._lay_out([size(picture) for picture in pictures])
-        ids, supervised = self._encoder(segments, tokens)
-        return Outline(example=self._without_pixels(name, ids, supervised, layouts), pictures=pictures)
+        sizes = [size(picture) for picture in pictures]
+        grids = [self._grid(one) for one in sizes]
+        ids, supervised = self._encoder(segments, [self._vision_tokens(grid) for grid in grids])
+        return self._outlined(name, ids, supervised, pictures, sizes, grids)
 
     def _from_ids(self, name: str, row: Sequence[int], images: Sequence[Image.Image]) -> Example:
         """An unsupervised example of ids that hold one `<image>` (and maybe fillers behind it) for each picture."""
-        layouts, tokens = self._lay_out([image.size for image in images])
+        sizes = [image.size for image in images]
+        grids = [self._grid(one) for one in sizes]
+        tokens = [self._vision_tokens(grid) for grid in grids]
         ids = spread_placeholders(name, row, tokens, self.image_token_id, self._encoder.id(IMAGE_PLACEHOLDER))
         self._check_length(name, ids)
-        example = self._without_pixels(name, ids, [False] * len(ids), layouts)
-        return self._fill(Outline(example=example, pictures=()), images)
+        return self._fill(self._outlined(name, ids, [False] * len(ids), (), sizes, grids), images)
 
-    def _lay_out(self, sizes: Sequence[Size]) -> tuple[list[tuple[int, int, int, int]], list[int]]:
-        """Rows of `image_layouts`, and the number of vision tokens of each picture."""
-        grids = [grid_of(size, self._grids, self.config.tile) for size in sizes]
-        layouts = [(grid.rows, grid.cols, height, width) for grid, (width, height) in zip(grids, sizes, strict=True)]
-        return layouts, [(1 + grid.rows * grid.cols) * self.config.tokens_per_tile for grid in grids]
+    def _grid(self, size: Size) -> Grid:
+        return grid_of(size, self._grids, self.config.tile)
 
-    def _without_pixels(
-        self, name: str, ids: Sequence[int], supervised: Sequence[bool], layouts: Sequence[tuple[int, int, int, int]]
-    ) -> Example:
-        side = self.config.tile
-        return _example(
-            name,
-            ids,
-            supervised,
-            torch.empty((0, 3, side, side), dtype=torch.uint8),
-            torch.from_numpy(np.array(layouts, dtype=np.int64).reshape(-1, 4)),
+    def _vision_tokens(self, grid: Grid) -> int:
+        return (1 + grid.rows * grid.cols) * self.config.tokens_per_tile
+
+    def _outlined(
+        self,
+        name: str,
+        ids: Sequence[int],
+        supervised: Sequence[bool],
+        pictures: tuple[Picture, ...],
+        sizes: Sequence[Size],
+        grids: Sequence[Grid],
+    ) -> Outline:
+        placed = list(zip(sizes, grids, strict=True))
+        layouts = tuple((grid.rows, grid.cols, height, width) for (width, height), grid in placed)
+        as_tensor = torch.from_numpy(np.array(layouts, dtype=np.int64).reshape(-1, 4))
+        return Outline(
+            example=_example(name, ids, supervised, self._no_tiles, as_tensor),
+            pictures=pictures,
+            layouts=layouts,
+            needed=tuple(needed_size(size, grid, self.config.tile) for size, grid in placed),
         )
 
     def _check_length(self, name: str, ids: Sequence[int]) -> None:
         if len(ids) > self.config.max_tokens:
             raise PromptTooLong(name, len(ids), list(ids).count(self.image_token_id), self.config.max_tokens)
-
-
-def _layouts(example: Example) -> list[list[int]]:
-    return example.image_layouts.tolist()
 
 
 def _example(
@@ -391,7 +390,7 @@ def _example(
     """Align the labels: a position's label is the next token, where that one is supervised."""
     # by numpy: for so few numbers a call of torch's takes ten times as long
     input_ids = np.array(ids, dtype=np.int64)
-    labels = np.full_like(input_ids, IGNORE_INDEX)
+    labels = np.full(len(input_ids), IGNORE_INDEX)
     np.copyto(labels[:-1], input_ids[1:], where=np.array(supervised[1:], dtype=bool))
     return Example(
         id=name,

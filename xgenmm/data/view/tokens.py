@@ -100,7 +100,7 @@ def see(outline: Outline, processor: XGenMMProcessor) -> Seen:
 
 def _canvases(outline: Outline, processor: XGenMMProcessor) -> Iterator[Canvas]:
     tile = processor.config.tile
-    for picture, layout in zip(outline.pictures, outline.example.image_layouts.tolist(), strict=True):
+    for picture, layout in zip(outline.pictures, outline.layouts, strict=True):
         rows, cols, height, width = layout
         shown_width, shown_height = fitting_size((width, height), Grid(rows, cols), tile) if rows else (tile, tile)
         yield Canvas(
