@@ -1,5 +1,7 @@
 """`xgenmm data check`: figures against counts by hand, and the pages that show them."""
 
+import re
+
 import pytest
 
 from xgenmm.data.audit import Stock, audit, longest_sample
@@ -131,3 +133,12 @@ def test_the_page_is_one_file_that_runs_nothing(tmp_path):
     assert page.count('<svg class="row"') == 2
     assert page.count('<svg class="chart"') == 5  # two of shares, two of lengths, one of fill
     assert "&lt;script&gt;" in page
+
+
+def test_a_source_has_one_colour_in_tables_and_rows_of_all_stages(tmp_path):
+    path = tmp_path / "data_report.html"
+    write_data_report(path, "two", [stage(names=("short", "long")), stage(names=("long", "other"))])
+    page = path.read_text(encoding="utf-8")
+    in_rows = set(re.findall(r'<g class="(c\d+)"><title>(\w+) ', page))
+    in_tables = set(re.findall(r'<i class="(c\d+)"></i>(\w+)</th>', page))
+    assert in_rows == in_tables == {("c0", "short"), ("c1", "long"), ("c2", "other")}

@@ -116,13 +116,14 @@ def write_data_report(path: Path, title: str, stages: Sequence[StageAudit]) -> N
         stages: In order.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    colours = {source: number % COLOURS for number, source in enumerate(_names(stages))}
     page = page_template("xgenmm.data", "data_report.html").render(
         title=title,
-        stages=[(stage, _tables(stage), _charts(stage), _rows(stage)) for stage in stages],
+        stages=[(stage, _tables(stage), _charts(stage), _rows(stage, colours)) for stage in stages],
         holds=_HOLDS[1:],
         gives=_GIVES[1:],
         words=_words,
-        colours={source: number % COLOURS for number, source in enumerate(_names(stages))},
+        colours=colours,
     )
     write_page(path, page)
 
@@ -162,9 +163,8 @@ def _length_chart(source: SourceAudit) -> str:
     return histogram(f"Samples of {source.name} by tokens", source.lengths[first:stop], borders)
 
 
-def _rows(stage: StageAudit) -> list[list[Drawn]]:
+def _rows(stage: StageAudit, colours: Mapping[str, int]) -> list[list[Drawn]]:
     drawn = []
-    names = [source.name for source in stage.sources]
     width = max((sum(segment.tokens for segment in row) for row in stage.examples), default=0)
     capacity = max(stage.capacity, width, 1)
     for row in stage.examples:
@@ -173,7 +173,7 @@ def _rows(stage: StageAudit) -> list[list[Drawn]]:
             segments.append(
                 Drawn(
                     segment=segment,
-                    colour=names.index(segment.source) % COLOURS,
+                    colour=colours[segment.source],
                     left=1000 * left / capacity,
                     width=1000 * segment.tokens / capacity,
                     vision=1000 * segment.vision_tokens / capacity,
