@@ -102,11 +102,11 @@ def test_round_trip_in_every_mode_of_training(tmp_path, family, prompt, mode):
 @FAMILIES
 def test_saved_twice_is_saved_the_same(tmp_path, family, prompt):
     model, processor = build(tmp_path, family, prompt)
-    save(model, processor, tmp_path / "one")
-    save(load(tmp_path / "one"), processor, tmp_path / "two")
-    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
-    assert one.keys() == two.keys()
-    assert all(torch.equal(one[name], two[name]) for name in one)
+    save(model, processor, tmp_path / "first")
+    first = (tmp_path / "first" / "model.safetensors").read_bytes()
+    for _ in range(5):  # an order that is drawn may be the same twice
+        save(load(tmp_path / "first"), processor, tmp_path / "again")
+        assert (tmp_path / "again" / "model.safetensors").read_bytes() == first
 
 
 def test_plain_save_pretrained_is_read_too(tmp_path):

@@ -205,8 +205,10 @@ def save(
         config.architectures = [type(model).__name__]
         config.dtype = _widest(value.dtype for value in state.values() if value.is_floating_point())
         config.save_pretrained(partial)
-        tied = sorted(model.all_tied_weights_keys)
-        save_torch_state_dict(state, partial, metadata={"format": "pt"}, shared_tensors_to_discard=tied)
+        # tied weights stand once, and files' metadata do not name them as shared: safetensors writes several entries in
+        # any order, and equal weights must be equal files
+        single = {name: value for name, value in state.items() if name not in model.all_tied_weights_keys}
+        save_torch_state_dict(single, partial, metadata={"format": "pt"})
         assert model.generation_config is not None
         model.generation_config.save_pretrained(partial)
         processor.save_pretrained(partial)
