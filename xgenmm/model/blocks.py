@@ -167,7 +167,7 @@ class _BlockAttention(torch.autograd.Function):
                 q, k, v = (_document(tensor, segment, key.shape[1]) for tensor in (query, key, value))
                 own = output[segment.start : segment.start + segment.length]
                 for tile in tiles:
-                    chances, _ = chances_of(q[..., tile.queries, :], _pieces(k, tile.keys), tile.bias, softcap)
+                    chances, _ = chances_of(_pieces(q, [tile.queries]), _pieces(k, tile.keys), tile.bias, softcap)
                     own[tile.queries] = _rows(times(chances, _pieces(v, tile.keys)))
         ctx.save_for_backward(query, key, value, *kept)
         ctx.plan, ctx.softcap = plan, softcap
@@ -205,9 +205,10 @@ def _long_gradients(
     # Many blocks add to the same keys.
     sums = [torch.zeros_like(tensor, dtype=torch.float32) for tensor in (k, v)]
     for tile in tiles:
-        mine, keys, values = q[..., tile.queries, :], _pieces(k, tile.keys), _pieces(v, tile.keys)
+        mine, arriving = (_pieces(tensor, [tile.queries]) for tensor in (q, g))
+        keys, values = (_pieces(tensor, tile.keys) for tensor in (k, v))
         chances, slope = chances_of(mine, keys, tile.bias, softcap)
-        part, *parts = gradients_of(mine, keys, values, g[..., tile.queries, :], chances, slope)
+        part, *parts = gradients_of(mine, keys, values, arriving, chances, slope)
         of_query[tile.queries] = _rows(part)
         lengths = [piece.stop - piece.start for piece in tile.keys]
         for whole, part in zip(sums, parts, strict=True):
@@ -245,5 +246,5 @@ def _rows(documents: Tensor) -> Tensor:
 
 
 def _pieces(document: Tensor, pieces: Sequence[slice]) -> Tensor:
-    parts = [document[..., piece, :] for piece in pieces]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-2)
+    """A copy: each product would make its own otherwise, and from a transpose, at a tenth of the speed."""
+    return torch.cat([document[..., piece, :] for piece in pieces], dim=-2)
