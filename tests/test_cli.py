@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from xgenmm import __version__, cli
+from xgenmm.cli import command
 from xgenmm.config import RECIPES, decode, override, read_yaml, to_yaml
 from xgenmm.data.quarantine import read_lines
 from xgenmm.data.source import SourceConfig
@@ -268,3 +269,14 @@ def test_data_index_of_a_recipe_and_of_files(tmp_path, monkeypatch, capsys, toy_
     assert list((tmp_path / "here").rglob("instructions.json-*.parquet"))
     assert cli.main(["data", "index", str(tmp_path / "nothing.tar")]) == 2
     assert cli.main(["data", "index", "debug", "--weights", "w"]) == 2
+
+
+def test_settings_may_stand_behind_options(capsys):
+    options = command._parsed(["data", "check", "debug", "seed=1", "--steps", "3", "batch.size=2"])
+    assert (options.recipe, options.settings, options.steps) == ("debug", ["seed=1", "batch.size=2"], 3)
+    for verb in (["data", "check", "debug"], ["data", "scan", "somewhere", "--output", "report.jsonl"]):
+        for rest in (["--steps=3", "--unknown", "seed=1"], ["--schema=x", "seed=1"]):
+            with pytest.raises(SystemExit) as stopped:
+                command._parsed([*verb, *rest])
+            assert stopped.value.code == 2
+            assert "unrecognized arguments" in capsys.readouterr().err

@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     A run that a signal stopped exits with 128 + its number, as the shell does (130 for Ctrl-C); with 75 for SIGUSR1.
     """
-    options = _parser().parse_args(arguments)
+    options = _parsed(arguments)
     _prepare()
     try:
         options.function(options)
@@ -34,6 +34,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{PROGRAM}: {error}{advice}", file=sys.stderr)
         return code
     return 0
+
+
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command's options. A recipe's settings may stand behind them as well, where argparse expects no more."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    settings = [one for one in rest if "=" in one and not one.startswith("-")]
+    if len(settings) < len(rest) or (settings and "settings" not in options):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if settings:
+        options.settings += settings
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:
