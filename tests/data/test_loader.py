@@ -360,6 +360,16 @@ def test_a_slow_document_is_named(make, caplog, monkeypatch):
     assert "pairs/pairs.tar:" in line
 
 
+def test_many_documents_that_are_not_slow_are_not_named(make, caplog, monkeypatch):
+    import time
+
+    loader = make("pairs", reading=ReadConfig(slow_seconds=0.6, threads=1), size=12)
+    opened = loader.sources[0].open
+    monkeypatch.setattr(loader.sources[0], "open", lambda located: time.sleep(0.07) or opened(located))
+    list(loader.steps(0, 1))  # 0.8 seconds for all of them together
+    assert not [record for record in caplog.records if "waiting for data" in record.getMessage()]
+
+
 def test_closing_early_leaves_no_thread(make):
     import threading
 

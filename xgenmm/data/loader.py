@@ -344,16 +344,22 @@ class Loader:
 
     def _wait_for(self, reading: _Reading) -> list[Example | Fault]:
         """Documents that are being read; what is slow is named, once."""
-        try:
-            return reading.read.result(timeout=self.reading.slow_seconds)
-        except TimeoutError:
-            now = time.monotonic()
-            slow = [
-                f"{self.sources[slot.source].row_id(located)} ({now - since:.0f} s)"
-                for (slot, located), since in self._running.values()
-            ]
-            log.warning("waiting for data; being read: %s", ", ".join(slow))
-            return reading.read.result()
+        while True:
+            try:
+                return reading.read.result(timeout=self.reading.slow_seconds)
+            except TimeoutError:
+                if slow := self._slow():
+                    log.warning("waiting for data; being read: %s", ", ".join(slow))
+                    return reading.read.result()
+
+    def _slow(self) -> list[str]:
+        """Documents that have been read for too long, and for how long."""
+        now = time.monotonic()
+        return [
+            f"{self.sources[slot.source].row_id(located)} ({now - since:.0f} s)"
+            for (slot, located), since in list(self._running.values())
+            if now - since >= self.reading.slow_seconds
+        ]
 
     def _step(self, planned: _Planned, began: float) -> Step:
         batches: list[Batch] = []
