@@ -131,7 +131,7 @@ class TextEncoder:
 
 def _well_formed(text: str) -> str:
     """Text that can be encoded: half a surrogate pair, which JSON can smuggle in, becomes the replacement character."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _join_texts(segments: Sequence[Segment]) -> list[Segment]:
