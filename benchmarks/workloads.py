@@ -1,10 +1,14 @@
 """What a training step is measured on, and two ways to make one: ours, and the usual one with padding.
 
 The usual way is our own model with everything that packing does away with: rows padded to the longest, a boolean mask,
-logits of all positions. It stands for implementations that pad, with the same weights, so that losses can be compared.
+logits of all positions, and none of our operations. It stands for implementations that pad, with the same weights, so
+that losses can be compared. xGen-MM's own pads pictures as well where it does not tile: every row gets as many as the
+one with most, and blank ones are encoded and resampled like the rest.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from unittest.mock import patch
 
 import torch
 from models import SIDE, build_model
@@ -12,6 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from xgenmm.model import resampler
+from xgenmm.model.splice import splice
 from xgenmm.model.vlm import XGenMMForConditionalGeneration
 from xgenmm.objectives.next_token import next_token
 from xgenmm.processor.collate import collate
@@ -91,29 +97,60 @@ def our_step(
 
 
 def padded_step(
-    model: XGenMMForConditionalGeneration, examples: Sequence[Example], dtype: torch.dtype = torch.bfloat16
+    model: XGenMMForConditionalGeneration,
+    examples: Sequence[Example],
+    dtype: torch.dtype = torch.bfloat16,
+    *,
+    pictures: bool = False,
 ) -> Callable[[], float]:
-    """The same, the usual way: by a model that was never given a packed row, so that its layers are transformers'."""
+    """The same, the usual way: by a model that was never given a packed row, so that its layers are transformers', and
+    with torch's own attention and GELU in the resampler.
+
+    Args:
+        model: Ours.
+        examples: One for each row.
+        dtype: Of products.
+        pictures: Also pad each row's pictures, all of one tile.
+    """
     rows = collate(examples, pad_id=0, side="right")
     labels = pad_sequence([one.labels for one in examples], batch_first=True, padding_value=IGNORE_INDEX)
+    tiles = pad_sequence([one.pixel_values for one in examples], batch_first=True).flatten(0, 1)
+    there = pad_sequence([torch.ones(len(one.pixel_values)) for one in examples], batch_first=True).flatten().bool()
+
+    def forward() -> Tensor:
+        if not pictures:
+            return model(**vars(rows)).logits
+        tokens = model.vision_tokens(tiles)[there].flatten(0, 1)
+        text = model.get_input_embeddings()(rows.input_ids)
+        embedded = splice(text, tokens, rows.input_ids == model.config.image_token_id)
+        return model(inputs_embeds=embedded, attention_mask=rows.attention_mask).logits
 
     def step() -> float:
         model.zero_grad()
-        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-            logits = model(**vars(rows)).logits
-            loss = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX)
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32), usual_resampler():
+            loss = F.cross_entropy(forward().float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX)
         loss.backward()
         return loss.item()
 
     return step
 
 
-def check_equal(size: str, examples: Callable[[int], list[Example]]) -> None:
+@contextmanager
+def usual_resampler() -> Iterator[None]:
+    """A forward pass in which the resampler has none of our operations."""
+    with (
+        patch.object(resampler, "small_attention", F.scaled_dot_product_attention),
+        patch.object(resampler, "gelu_linear", lambda inputs, linear: linear(F.gelu(inputs))),
+    ):
+        yield
+
+
+def check_equal(size: str, examples: Callable[[int], list[Example]], *, pictures: bool = False) -> None:
     """Both ways give one loss and the same gradient for every weight, in float32."""
     model = trainable(size)
     chosen = examples(model.config.image_token_id)
     losses, gradients = [], []
-    for step in (padded_step(model, chosen, torch.float32), our_step(model, chosen, torch.float32)):
+    for step in (padded_step(model, chosen, torch.float32, pictures=pictures), our_step(model, chosen, torch.float32)):
         losses.append(step())
         gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
     relative = abs(losses[0] - losses[1]) / losses[0]

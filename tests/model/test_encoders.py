@@ -89,9 +89,12 @@ def test_patches_stand_row_by_row(name):
 
 def test_chunks_do_not_change_features(monkeypatch):
     encoder, tiles = build("siglip")
-    whole = encode(encoder, tiles)
-    monkeypatch.setattr(vision, "TILES_PER_CALL", 2)
+    whole, calls = encode(encoder, tiles), []
+    monkeypatch.setattr(vision, "TILES_PER_CALL_ON_A_CPU", 2)
+    encoder.register_forward_pre_hook(lambda *_, **__: calls.append(1))
+    encoder.requires_grad_(False)
     torch.testing.assert_close(encode(encoder, tiles), whole, rtol=0, atol=1e-6)
+    assert len(calls) == (len(tiles) + 1) // 2
 
 
 def test_unknown_encoder_is_refused_with_the_known_ones():

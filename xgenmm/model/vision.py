@@ -28,6 +28,8 @@ from xgenmm.model.efficientnet import EfficientNetLiteConfig, EfficientNetLiteGr
 
 TILES_PER_CALL = 64
 """Tiles that go through an encoder at once: bounds memory, is large enough to fill a GPU."""
+TILES_PER_CALL_ON_A_CPU = 8
+"""Of so few, its caches hold what a layer gives until the next one takes it."""
 
 
 def siglip_features(encoder: PreTrainedModel, tiles: Float[Tensor, "T 3 S S"]) -> Float[Tensor, "T P D"]:
@@ -116,6 +118,7 @@ def encode(encoder: PreTrainedModel, tiles: Float[Tensor, "T 3 S S"]) -> Float[T
     in any case, and is called once, as often as by any other process that shares its weights.
     """
     features, frozen = encoder_entry(encoder.config).features, is_frozen(encoder)
+    bound = TILES_PER_CALL_ON_A_CPU if tiles.device.type == "cpu" else TILES_PER_CALL
     with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-        chunks = tiles.to(encoder.dtype).split(TILES_PER_CALL if frozen else max(len(tiles), 1))
+        chunks = tiles.to(encoder.dtype).split(bound if frozen else max(len(tiles), 1))
         return torch.cat([features(encoder, chunk) for chunk in chunks])
