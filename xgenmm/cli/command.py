@@ -40,11 +40,10 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command's options. A recipe's settings may stand behind them as well, where argparse expects no more."""
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
-    settings = [one for one in rest if "=" in one and not one.startswith("-")]
-    if len(settings) < len(rest) or (settings and "settings" not in options):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    if settings:
-        options.settings += settings
+    if rest:
+        if "settings" not in options or not all("=" in one and not one.startswith("-") for one in rest):
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        options.settings += rest
     return options
 
 

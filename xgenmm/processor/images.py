@@ -76,6 +76,11 @@ class ImageError(ValueError):
 class PictureFile:
     """A picture whose header is read and whose pixels are not: its size is known before anything is decoded."""
 
+    mode: str
+    """Pillow's name for how a pixel is stored."""
+    size: tuple[int, int]
+    """Width and height in pixels of the upright picture."""
+
     def __init__(self, picture: Picture, max_pixels: int = MAX_PIXELS) -> None:
         """Read the header.
 
@@ -91,7 +96,6 @@ class PictureFile:
             self._content = _read(picture)
             plain = jpeg.plain_header(self._content)
             self.mode, self._stored_size = plain or (self._image.mode, self._image.size)
-            """Pillow's name for how a pixel is stored; width and height before it is turned upright."""
             width, height = self._stored_size
             if width * height > max_pixels:
                 text = f"{width} x {height} pixels, the limit is {max_pixels} in all"
@@ -99,7 +103,6 @@ class PictureFile:
             self._format = "JPEG" if plain else self._image.format
             self._orientation = None if plain else _orientation_in_header(self._image, self._content)
         self.size = (height, width) if self._on_its_side else (width, height)
-        """Width and height in pixels of the upright picture."""
 
     @functools.cached_property
     def _image(self) -> Image.Image:

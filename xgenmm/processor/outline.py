@@ -19,7 +19,9 @@ class Outline:
     pictures: tuple[Picture, ...]
     """In the order of their placeholders, one for each row of `example.image_layouts`."""
     layouts: tuple[tuple[int, int, int, int], ...]
-    """These rows: a grid's rows and columns, and the picture's height and width in pixels."""
+    """These rows: a grid's rows and columns, and the picture's height and width in pixels. As numbers, because between
+    decoding and resizing, where `fill` wants them, reading them out of a tensor is slow.
+    """
     needed: tuple[Size, ...]
     """Width and height in pixels at which each picture suffices for its tiles."""
 
