@@ -2,8 +2,12 @@
 
 The usual way is our own model with everything that packing does away with: rows padded to the longest, a boolean mask,
 logits of all positions, and none of our operations. It stands for implementations that pad, with the same weights, so
-that losses can be compared. xGen-MM's own pads pictures as well where it does not tile: every row gets as many as the
-one with most, and blank ones are encoded and resampled like the rest.
+that losses can be compared.
+
+xGen-MM's own code does two more things that cost: where it does not tile it pads pictures as well, so that every row
+gets as many as the one with most, and blank ones are encoded and resampled like the rest; and its resampler's attention
+is written out, with all scores and a pass that takes the largest from each row of them. It cannot be installed beside
+today's packages, so `like_xgenmm` stands for it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from xgenmm.model import resampler
+from xgenmm.model import resampler, vision
 from xgenmm.model.splice import splice
 from xgenmm.model.vlm import XGenMMForConditionalGeneration
 from xgenmm.objectives.next_token import next_token
@@ -101,24 +105,25 @@ def padded_step(
     examples: Sequence[Example],
     dtype: torch.dtype = torch.bfloat16,
     *,
-    pictures: bool = False,
+    like_xgenmm: bool = False,
 ) -> Callable[[], float]:
     """The same, the usual way: by a model that was never given a packed row, so that its layers are transformers', and
-    with torch's own attention and GELU in the resampler.
+    with torch's own attention in the encoder, torch's own attention and GELU in the resampler.
 
     Args:
         model: Ours.
         examples: One for each row.
         dtype: Of products.
-        pictures: Also pad each row's pictures, all of one tile.
+        like_xgenmm: With each row's pictures padded, all of one tile, and the resampler's attention written out.
     """
     rows = collate(examples, pad_id=0, side="right")
     labels = pad_sequence([one.labels for one in examples], batch_first=True, padding_value=IGNORE_INDEX)
     tiles = pad_sequence([one.pixel_values for one in examples], batch_first=True).flatten(0, 1)
+    attention = written_out if like_xgenmm else F.scaled_dot_product_attention
     there = pad_sequence([torch.ones(len(one.pixel_values)) for one in examples], batch_first=True).flatten().bool()
 
     def forward() -> Tensor:
-        if not pictures:
+        if not like_xgenmm:
             return model(**vars(rows)).logits
         tokens = model.vision_tokens(tiles)[there].flatten(0, 1)
         text = model.get_input_embeddings()(rows.input_ids)
@@ -127,7 +132,7 @@ def padded_step(
 
     def step() -> float:
         model.zero_grad()
-        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32), usual_resampler():
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32), usual_layers(attention):
             loss = F.cross_entropy(forward().float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX)
         loss.backward()
         return loss.item()
@@ -136,21 +141,35 @@ def padded_step(
 
 
 @contextmanager
-def usual_resampler() -> Iterator[None]:
-    """A forward pass in which the resampler has none of our operations."""
+def usual_layers(attention: Callable[..., Tensor]) -> Iterator[None]:
+    """A forward pass in which encoder and resampler have none of our operations.
+
+    Args:
+        attention: The resampler's.
+    """
     with (
-        patch.object(resampler, "small_attention", F.scaled_dot_product_attention),
+        patch.object(vision, "small_attention", F.scaled_dot_product_attention),
+        patch.object(resampler, "small_attention", attention),
         patch.object(resampler, "gelu_linear", lambda inputs, linear: linear(F.gelu(inputs))),
     ):
         yield
 
 
-def check_equal(size: str, examples: Callable[[int], list[Example]], *, pictures: bool = False) -> None:
+def written_out(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention by matrix products of all scores, with the largest of a row taken from it first."""
+    scores = query * query.shape[-1] ** -0.5 @ key.mT
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    return (scores - scores.amax(-1, keepdim=True).detach()).softmax(-1) @ value
+
+
+def check_equal(size: str, examples: Callable[[int], list[Example]], *, like_xgenmm: bool = False) -> None:
     """Both ways give one loss and the same gradient for every weight, in float32."""
     model = trainable(size)
     chosen = examples(model.config.image_token_id)
     losses, gradients = [], []
-    for step in (padded_step(model, chosen, torch.float32, pictures=pictures), our_step(model, chosen, torch.float32)):
+    padded = padded_step(model, chosen, torch.float32, like_xgenmm=like_xgenmm)
+    for step in (padded, our_step(model, chosen, torch.float32)):
         losses.append(step())
         gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
     relative = abs(losses[0] - losses[1]) / losses[0]

@@ -1,8 +1,11 @@
 """Every vision encoder of the registry at toy size: its features are those that transformers computes, patches only."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import (
     AutoModel,
     CLIPVisionConfig,
@@ -16,6 +19,7 @@ from transformers import (
 
 from xgenmm.model import vision
 from xgenmm.model.efficientnet import EfficientNetLiteConfig
+from xgenmm.model.products import small_attention
 from xgenmm.model.vision import VISION_ENCODERS, encode, encoder_entry, patches_per_side
 
 VIT = {"image_size": 42, "patch_size": 14, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -60,7 +64,8 @@ def test_gradients_reach_all_that_the_features_use(name):
 
 def test_features_are_transformers_own():
     encoder, tiles = build("siglip")
-    assert torch.equal(encode(encoder, tiles), encoder(pixel_values=tiles).last_hidden_state)
+    wanted = encoder(pixel_values=tiles).last_hidden_state
+    assert torch.equal(encode(encoder, tiles), wanted)
     encoder, tiles = build("clip")
     # transformers applies the last norm to the class token only: what it gives for that one must be what the same
     # norm gives where we apply it, and the class token itself is not among the features.
@@ -68,7 +73,48 @@ def test_features_are_transformers_own():
     assert torch.equal(encoder.post_layernorm(output.last_hidden_state)[:, 0], output.pooler_output)
     assert torch.equal(encode(encoder, tiles), encoder.post_layernorm(output.last_hidden_state)[:, 1:])
     encoder, tiles = build("dinov2_with_registers")
-    assert torch.equal(encode(encoder, tiles), encoder(pixel_values=tiles).last_hidden_state[:, 5:])
+    wanted = encoder(pixel_values=tiles).last_hidden_state[:, 5:]
+    assert torch.equal(encode(encoder, tiles), wanted)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("name", ["siglip", "clip", "dinov2", "dinov2_with_registers"])
+def test_in_bfloat16_attention_is_as_exact_as_torch_s_own(name: str, autocast: bool, monkeypatch):
+    """How far features and gradients are from those of float64, by our attention and by torch's."""
+    calls, errors = [], {}
+    wanted = features_and_gradients(name, torch.float64, autocast=False)
+
+    def counted(*inputs: Tensor, **options: Any) -> Tensor:
+        calls.append(options)
+        return small_attention(*inputs, **options)
+
+    for kind, attention in (("ours", counted), ("torch's", F.scaled_dot_product_attention)):
+        monkeypatch.setattr(vision, "small_attention", attention)
+        found = features_and_gradients(name, torch.float32 if autocast else torch.bfloat16, autocast=autocast)
+        errors[kind] = torch.stack([(a - b).norm() / b.norm() for a, b in zip(found, wanted, strict=True)])
+    assert len(calls) == 2  # layers
+    assert errors["torch's"].max() > 1e-3  # it is rounded
+    assert (errors["ours"] < 1.5 * errors["torch's"]).all()
+
+
+def features_and_gradients(name: str, dtype: torch.dtype, *, autocast: bool) -> list[Tensor]:
+    """Features, the gradient of the tiles, and that of all weights as one vector."""
+    encoder, tiles = build(name)
+    tiles = tiles.to(dtype).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        features = encode(encoder.to(dtype), tiles)
+    weights = torch.randn(features.shape, generator=torch.Generator().manual_seed(1)).to(features.dtype)
+    of_tiles, *of_weights = torch.autograd.grad(features, [tiles, *encoder.encoder.parameters()], weights)
+    return [features.detach().double(), of_tiles.double(), torch.cat([x.double().flatten() for x in of_weights])]
+
+
+def test_siglip_s_patches_lie_one_behind_the_other():
+    encoder, tiles = build("siglip")
+    lying = []
+    for layer in encoder.encoder.layers:
+        layer.register_forward_pre_hook(lambda _, inputs: lying.append(inputs[0].is_contiguous()))
+    encode(encoder, tiles)
+    assert lying == [True, True]
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -73,7 +73,7 @@ def block_attention(query: Queries, key: Keys, value: Values, layout: Layout, sc
     heads = query.shape[1], key.shape[1]
     window, dtype = scores.window, query.dtype
     plan = layout.once(("blocks", window, dtype, heads), lambda: plan_blocks(layout, window, dtype, *heads))
-    return _BlockAttention.apply(query * scores.scale, key, value, plan, scores.softcap)
+    return _BlockAttention.apply(query, key, value, plan, scores.scale, scores.softcap)
 
 
 def plan_blocks(layout: Layout, window: int | None, dtype: torch.dtype, heads: int, key_heads: int) -> Plan:
@@ -148,29 +148,32 @@ def _bias(seen: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class _BlockAttention(torch.autograd.Function):
-    """Takes queries that are scaled already. Autocast would have softmax in float32: it is accurate as it is."""
+    """Autocast would have softmax in float32: it is accurate as it is."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, plan: Plan, softcap: float | None) -> Tensor:
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, plan: Plan, scale: float, softcap: float | None
+    ) -> Tensor:
         query, key, value = (tensor.contiguous() for tensor in (query, key, value))
         # One position more than there are: padding is written there.
         output = value.new_zeros(len(query) + 1, query.shape[1], value.shape[-1])
         kept = []
         with torch.autocast(query.device.type, enabled=False):
             for group in plan.groups:
-                q, k, v = _side_by_side(group, query, key, value)
+                q, k, v = _side_by_side(group, query, key, value, scale)
                 chances, _ = chances_of(q, k, group.bias, softcap)
                 _write(output, times(chances, v), group.queries)
                 # Scores of short documents are small; a slope beside them would be too many.
                 kept.append(chances if softcap is None else None)
             for segment, tiles in plan.long:
-                q, k, v = (_document(tensor, segment, key.shape[1]) for tensor in (query, key, value))
-                own = output[segment.start : segment.start + segment.length]
+                q, own = (_of_segment(tensor, segment) for tensor in (query, output))
+                k, v = (_by_head(_of_segment(tensor, segment), key.shape[1]) for tensor in (key, value))
                 for tile in tiles:
-                    chances, _ = chances_of(_pieces(q, [tile.queries]), _pieces(k, tile.keys), tile.bias, softcap)
+                    mine = _by_head(q[tile.queries], key.shape[1]).mul_(scale)
+                    chances, _ = chances_of(mine, _pieces(k, tile.keys), tile.bias, softcap)
                     own[tile.queries] = _rows(times(chances, _pieces(v, tile.keys)))
         ctx.save_for_backward(query, key, value, *kept)
-        ctx.plan, ctx.softcap = plan, softcap
+        ctx.plan, ctx.scale, ctx.softcap = plan, scale, softcap
         return output[:-1]
 
     @staticmethod
@@ -180,7 +183,7 @@ class _BlockAttention(torch.autograd.Function):
         found = [tensor.new_zeros(len(tensor) + 1, *tensor.shape[1:]) for tensor in (query, key, value)]
         with torch.autocast(query.device.type, enabled=False):
             for group, chances in zip(ctx.plan.groups, kept, strict=True):
-                q, k, v = _side_by_side(group, query, key, value)
+                q, k, v = _side_by_side(group, query, key, value, ctx.scale)
                 g = _read(gradient, group.queries).view(*q.shape[:-1], -1)
                 if group.padding is not None:
                     g *= group.padding
@@ -188,28 +191,37 @@ class _BlockAttention(torch.autograd.Function):
                 if chances is None:
                     chances, slope = chances_of(q, k, group.bias, ctx.softcap)
                 parts = gradients_of(q, k, v, g, chances, slope)
+                parts[0].mul_(ctx.scale)
                 for whole, part, places in zip(found, parts, (group.queries, group.keys, group.keys), strict=True):
                     _write(whole, part, places)
             for segment, tiles in ctx.plan.long:
-                _long_gradients(found, segment, tiles, (query, key, value, gradient), ctx.softcap)
+                _long_gradients(found, segment, tiles, (query, key, value, gradient), ctx.scale, ctx.softcap)
         of_query, of_key, of_value = (whole[:-1] for whole in found)
-        return of_query, of_key, of_value, None, None
+        return of_query, of_key, of_value, None, None, None
 
 
 def _long_gradients(
-    found: Sequence[Tensor], segment: Segment, tiles: Sequence[Tile], tensors: Sequence[Tensor], softcap: float | None
+    found: Sequence[Tensor],
+    segment: Segment,
+    tiles: Sequence[Tile],
+    tensors: Sequence[Tensor],
+    scale: float,
+    softcap: float | None,
 ) -> None:
     """Those of a document of several blocks, written to where they belong in the row's."""
-    q, k, v, g = (_document(tensor, segment, tensors[1].shape[1]) for tensor in tensors)
-    of_query, of_key, of_value = (whole[segment.start : segment.start + segment.length] for whole in found)
+    q, k, v, g = (_of_segment(tensor, segment) for tensor in tensors)
+    of_query, of_key, of_value = (_of_segment(whole, segment) for whole in found)
+    heads = k.shape[1]
+    k, v = _by_head(k, heads), _by_head(v, heads)
     # Many blocks add to the same keys.
     sums = [torch.zeros_like(tensor, dtype=torch.float32) for tensor in (k, v)]
     for tile in tiles:
-        mine, arriving = (_pieces(tensor, [tile.queries]) for tensor in (q, g))
+        mine, arriving = (_by_head(rows[tile.queries], heads) for rows in (q, g))
+        mine.mul_(scale)
         keys, values = (_pieces(tensor, tile.keys) for tensor in (k, v))
         chances, slope = chances_of(mine, keys, tile.bias, softcap)
         part, *parts = gradients_of(mine, keys, values, arriving, chances, slope)
-        of_query[tile.queries] = _rows(part)
+        of_query[tile.queries] = _rows(part.mul_(scale))
         lengths = [piece.stop - piece.start for piece in tile.keys]
         for whole, part in zip(sums, parts, strict=True):
             for piece, its in zip(tile.keys, part.split(lengths, dim=-2), strict=True):
@@ -221,9 +233,13 @@ def _long_gradients(
 # Below, tensors are those of `products`, whose first axis is that of documents side by side.
 
 
-def _side_by_side(group: Group, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _side_by_side(
+    group: Group, query: Tensor, key: Tensor, value: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
     count, heads = group.count, key.shape[1]
-    q = rearrange(_read(query, group.queries), "(n k s p) d -> n k s p d", n=count, k=heads, s=query.shape[1] // heads)
+    q = rearrange(
+        _read(query, group.queries).mul_(scale), "(n k s p) d -> n k s p d", n=count, k=heads, s=query.shape[1] // heads
+    )
     k, v = (rearrange(_read(tensor, group.keys), "(n k p) d -> n k 1 p d", n=count, k=heads) for tensor in (key, value))
     return q, k, v
 
@@ -236,9 +252,14 @@ def _write(rows: Tensor, documents: Tensor, places: Places) -> None:
     rows.flatten(0, 1).index_copy_(0, places.scatter, documents.flatten(0, 3))
 
 
-def _document(rows: Tensor, segment: Segment, heads: int) -> Tensor:
-    own = rows[segment.start : segment.start + segment.length]
-    return rearrange(own, "p (k s) d -> 1 k s p d", k=heads).contiguous()
+def _of_segment(rows: Tensor, segment: Segment) -> Tensor:
+    return rows[segment.start : segment.start + segment.length]
+
+
+def _by_head(rows: Tensor, key_heads: int) -> Tensor:
+    """A copy, also where the order is that of the rows already."""
+    ordered = rearrange(rows, "p (k s) d -> 1 k s p d", k=key_heads)
+    return ordered.clone(memory_format=torch.contiguous_format)
 
 
 def _rows(documents: Tensor) -> Tensor:

@@ -5,10 +5,11 @@ Every encoder gives [tiles, patches, width] with the patches row by row, and not
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -23,17 +24,23 @@ from transformers import (
     SiglipVisionConfig,
     SiglipVisionModel,
 )
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from xgenmm.model.efficientnet import EfficientNetLiteConfig, EfficientNetLiteGrid
+from xgenmm.model.products import small_attention
 
 TILES_PER_CALL = 64
 """Tiles that go through an encoder at once: bounds memory, is large enough to fill a GPU."""
 TILES_PER_CALL_ON_A_CPU = 8
 """Of so few, its caches hold what a layer gives until the next one takes it."""
+ATTENTION = "small_sdpa"
+"""What transformers knows `encoder_attention` by."""
 
 
 def siglip_features(encoder: PreTrainedModel, tiles: Float[Tensor, "T 3 S S"]) -> Float[Tensor, "T P D"]:
     """After all layers and the last norm; SigLIP has no class token."""
+    # In this order the convolution gives patches that lie as all layers behind it read them, without a copy in each.
+    tiles = tiles.contiguous(memory_format=torch.channels_last)
     vars(encoder)["use_head"] = False  # the pooling head stays part of the weights, but nobody reads what it computes
     return encoder(pixel_values=tiles).last_hidden_state
 
@@ -113,10 +120,29 @@ def is_frozen(encoder: PreTrainedModel) -> bool:
     return not any(parameter.requires_grad for parameter in encoder.parameters())
 
 
+def encoder_attention(
+    module: nn.Module,
+    query: Float[Tensor, "T H P D"],
+    key: Float[Tensor, "T H P D"],
+    value: Float[Tensor, "T H P D"],
+    attention_mask: Tensor | None,
+    **options: Any,
+) -> tuple[Float[Tensor, "T P H D"], Tensor | None]:
+    """Every patch looks at all patches of its tile: what transformers' `sdpa` computes, by `small_attention`."""
+    if attention_mask is not None or options.get("dropout"):
+        return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, **options)
+    return small_attention(query, key, value, scale=options.get("scaling")).transpose(1, 2), None
+
+
+ALL_ATTENTION_FUNCTIONS.register(ATTENTION, encoder_attention)
+
+
 def encode(encoder: PreTrainedModel, tiles: Float[Tensor, "T 3 S S"]) -> Float[Tensor, "T P D"]:
     """Features of all tiles: of a frozen encoder without a graph and in bounded calls. One that trains keeps its graph
     in any case, and is called once, as often as by any other process that shares its weights.
     """
+    if encoder.config._attn_implementation == "sdpa":
+        encoder.config._attn_implementation = ATTENTION
     features, frozen = encoder_entry(encoder.config).features, is_frozen(encoder)
     bound = TILES_PER_CALL_ON_A_CPU if tiles.device.type == "cpu" else TILES_PER_CALL
     with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
