@@ -45,7 +45,7 @@ lmms-eval: $(VENV)/installed-dev  ## our weights inside lmms-eval, tested in an 
 	$(LMMS_EVAL)/bin/python -m pytest tests/evaluation/test_lmms_eval.py -m ""
 
 benchmarks: $(VENV)/installed-dev  ## the figures of docs/performance.md, in half an hour or so
-	for one in model_step model_memory idefics2 loss_head planner decode fewshot dpo loader tiles optimizer precision \
+	for one in model_step model_memory pictures idefics2 loss_head planner decode fewshot dpo loader tiles optimizer precision \
 		cold_start stall; do echo "== $$one"; OMP_NUM_THREADS=1 $(BIN)/python benchmarks/$$one.py; done
 
 fix: $(VENV)/installed-dev  ## format, and mend what the linter can mend
