@@ -49,15 +49,15 @@ def test_the_papers_model_is_counted_as_its_authors_counted_it():
     assert counts["language"].trained == 3_821_079_552
 
 
-def test_a_token_of_pretraining_costs_26_5_gigaflops():
+def test_a_token_of_pretraining_costs_26_6_gigaflops():
     # By hand, for documents of 2,048 tokens, half of them vision tokens, the encoder frozen: matrices 21.7, attention
-    # 1.2, head 0.3, encoder 2.6, resampler 0.62; a hundred billion of them are 743 hours of an H100 at its peak.
+    # 1.2, head 0.3, encoder 2.6, resampler 0.74; a hundred billion of them are 747 hours of an H100 at its peak.
     plan = paper()
     each = {name: passes.total / plan.step.work.tokens / 1e9 for name, passes in plan.flops.parts.items()}
-    expected = {"linear": 21.7, "attention": 1.2, "head": 0.3, "vision": 2.6, "resampler": 0.62}
+    expected = {"linear": 21.7, "attention": 1.2, "head": 0.3, "vision": 2.6, "resampler": 0.74}
     assert each == pytest.approx(expected, rel=0.02)
     hours = 1e11 * plan.performed / plan.step.work.tokens / 989.4e12 / 3600
-    assert hours == pytest.approx(743.2, rel=0.001)
+    assert hours == pytest.approx(747, rel=0.001)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_a_model_grows_by_the_factor_that_is_asked_for():
 
 
 def test_what_breaks_first_by_hand():
-    """The paper's pre-training: 743 H100-hours at the peak for 100 B tokens, so 1,858 at 40 %: 11.1 GPUs for a week."""
+    """The paper's pre-training: 747 H100-hours at the peak for 100 B tokens, so 1,866 at 40 %: 11.1 GPUs for a week."""
     recipe = load_view("paper/pretrain", LONG)
     shape, _ = find_model(recipe)
     plan = plan_stage(recipe, recipe.stages[0], shape)
@@ -213,8 +213,8 @@ def test_what_breaks_first_by_hand():
     limits = {limit.name: limit for limit in ten.limits}
     rows = limits["rows of a step, one for each GPU"]
     assert (rows.needed, rows.there) == (112, plan.step.rows)
-    # 989.4 TFLOP/s * 0.4 / 26.47 GFLOP a token = 14,952 tokens a second and GPU; half of them vision, 128 a tile: 58.4.
-    assert limits["cores that decode tiles"].needed == pytest.approx(112 * 58.4 * 0.006, rel=0.001)
+    # 989.4 TFLOP/s * 0.4 / 26.59 GFLOP a token = 14,884 tokens a second and GPU; half of them vision, 128 a tile: 58.1.
+    assert limits["cores that decode tiles"].needed == pytest.approx(112 * 58.1 * 0.006, rel=0.001)
     assert limits["cores that decode tiles"].there == 12 * 112
     # 12 bytes of each of 3.931 B parameters, over 14 machines of 2 GB/s.
     assert limits["writing a checkpoint, between two"].needed == pytest.approx(47.17 / 28, rel=0.001)

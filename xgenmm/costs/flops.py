@@ -151,26 +151,25 @@ def _vision(shape: VisionShape, trained: Trained) -> tuple[Passes, Passes]:
 
 
 def _resampler(shape: ResamplerShape, patches: int, trained: Trained) -> tuple[Passes, Passes]:
-    """Of one tile. What is below the first layer are its latents; features need a gradient where the encoder learns."""
+    """Of one tile. The first layer's queries come from the latents alone, its keys from features too."""
     mode, learns = trained.resampler, bool(trained.resampler or trained.vision)
     again = learns and trained.again("resampler")
+    positions = {"kv": patches + shape.latents}
     mixing = 4 * shape.depth * shape.latents * (patches + shape.latents) * shape.inner
     own, lora = _matrix(shape.projection, mode, trained.rank, below=learns)
     own, lora = own * shape.latents + _attention(mixing, learns=learns, again=again), lora * shape.latents
     for number in range(shape.depth):
         for linear in shape.linears:
-            first = number == 0 and linear.name in ("q", "kv")
-            read = [(shape.latents, mode is True if first else learns)]
-            if linear.name == "kv":
-                read.append((patches, bool(trained.vision)))
-            for positions, below in read:
-                matrix, adapter = _matrix(linear, mode, trained.rank, below=below)
-                if again:
-                    fused = trained.fused and mode != "lora"
-                    last = linear == shape.linears[-1] and not fused
-                    matrix, adapter = _twice(linear, matrix, adapter, last=last, rank=trained.rank)
-                own += matrix * positions
-                lora += adapter * positions
+            below = learns
+            if number == 0 and linear.name in ("q", "kv"):
+                below = mode is True or (bool(trained.vision) and linear.name == "kv")
+            matrix, adapter = _matrix(linear, mode, trained.rank, below=below)
+            if again:
+                fused = trained.fused and mode != "lora"
+                last = linear == shape.linears[-1] and not fused
+                matrix, adapter = _twice(linear, matrix, adapter, last=last, rank=trained.rank)
+            own += matrix * positions.get(linear.name, shape.latents)
+            lora += adapter * positions.get(linear.name, shape.latents)
     return own, lora
 
 

@@ -252,23 +252,20 @@ def _resampler(shape: ResamplerShape, patches: int, trained: Trained, tiles: Amo
         return 0.0
     s, p, width, inner, latents = format.stream, format.product, shape.width, shape.inner, shape.latents
     keys, wide = patches + latents, shape.ff_mult * shape.width
-    layer = latents * 2 * s * (width + 2)
+    layer = latents * 2 * s * (width + 2) + (patches * 2 * s if mode is True else 0)
     layer += p * (keys * 2 * inner + latents * (2 * inner + wide)) + 4 * shape.heads * latents
     if mode:
         kept_inside = 0 if format.lean and mode is True else wide  # otherwise GELU is computed again
-        into_kv = width if format.copies else 0  # queries are made of the same
-        layer += p * latents * (into_kv + 2 * width + kept_inside)
+        layer += p * (keys * width + latents * (2 * width + kept_inside))
     if mode == "lora":
-        layer += p * (patches * width + trained.rank * (keys + 4 * latents))
+        layer += p * trained.rank * (keys + 4 * latents)
     layers = shape.depth * layer
     if trained.recompute.get("resampler") == "full":
         layers = shape.depth * s * latents * width + layer
     elif trained.recompute.get("resampler") == "selective":
         results = p * (keys * 2 * inner + latents * (2 * inner + 2 * width + wide))
         layers = shape.depth * (results + s * latents * width) + layer - results
-    media = patches * width * p if mode is True else 0
-    if trained.vision:
-        media += patches * s * (width + 2)
+    media = patches * width * s if mode is True or trained.vision else 0
     return float(tiles * (layers + media + latents * (width * (s + p) + shape.width_out * s)))
 
 

@@ -49,31 +49,13 @@ class PerceiverAttention(nn.Module):
         latents: Float[Tensor, "T K D"],
         attend: Bool[Tensor, "T 1 1 P+K"] | None,
     ) -> Float[Tensor, "T K D"]:
-        """What attention adds to the latents.
-
-        Args:
-            media: Features of variance 1, before `norm_media`'s own weights.
-            latents: As the layer before left them.
-            attend: False at keys that nobody may look at.
-        """
+        """What attention adds to the latents. `attend` is False at keys that nobody may look at."""
         latents = self.norm_latents(latents)
-        query = self._by_head(self.to_q(latents))
-        both = zip(self._of_media(media).chunk(2, dim=-1), self.to_kv(latents).chunk(2, dim=-1), strict=True)
-        key, value = (torch.cat([self._by_head(part) for part in parts], dim=2) for parts in both)
+        query = self.to_q(latents)
+        key, value = self.to_kv(torch.cat([self.norm_media(media), latents], dim=1)).chunk(2, dim=-1)
+        query, key, value = (rearrange(x, "t n (h d) -> t h n d", h=self.heads) for x in (query, key, value))
         mixed = small_attention(query, key, value, attend)
         return self.to_out(rearrange(mixed, "t h n d -> t n (h d)"))
-
-    def _of_media(self, media: Float[Tensor, "T P D"]) -> Float[Tensor, "T P both"]:
-        """Keys and values. The norm's weights go into the matrix: features, which are most of what is read, are then
-        the same for all layers, and those of a frozen encoder need no gradient in any.
-        """
-        norm, linear = self.norm_media, self.to_kv
-        if type(linear) is not nn.Linear:  # something is around it, such as LoRA
-            return linear(media * norm.weight + norm.bias)
-        return F.linear(media, linear.weight * norm.weight, linear.weight @ norm.bias)
-
-    def _by_head(self, vectors: Float[Tensor, "T N inner"]) -> Float[Tensor, "T H N d"]:
-        return rearrange(vectors, "t n (h d) -> t h n d", h=self.heads)
 
 
 class PerceiverLayer(nn.ModuleList):
@@ -131,9 +113,7 @@ class PerceiverResampler(nn.Module):
             mask: False at patches that are padding. Latents may always look at latents, so a tile of padding alone is
                 no NaN.
         """
-        media = F.layer_norm(features.to(self.latents.dtype), features.shape[-1:])
-        if torch.is_autocast_enabled(media.device.type):  # once, and not in every layer
-            media = media.to(torch.get_autocast_dtype(media.device.type))
+        media = features.to(self.latents.dtype)
         latents = repeat(self.latents, "k d -> t k d", t=len(media))
         attend = None
         if mask is not None:
