@@ -1,5 +1,5 @@
 """From tiles to vision tokens and back: the frozen encoder against transformers' own call, the resampler against one
-that norms the features anew in every layer and gives them a gradient.
+with torch's own attention and GELU.
 
 python benchmarks/pictures.py [S]
 """

@@ -21,7 +21,6 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from xgenmm.model import resampler, vision
-from xgenmm.model.resampler import PerceiverAttention
 from xgenmm.model.splice import splice
 from xgenmm.model.vlm import XGenMMForConditionalGeneration
 from xgenmm.objectives.next_token import next_token
@@ -152,16 +151,8 @@ def usual_layers(attention: Callable[..., Tensor]) -> Iterator[None]:
         patch.object(vision, "small_attention", F.scaled_dot_product_attention),
         patch.object(resampler, "small_attention", attention),
         patch.object(resampler, "gelu_linear", lambda inputs, linear: linear(F.gelu(inputs))),
-        patch.object(resampler.PerceiverAttention, "_of_media", _normed_by_layer),
     ):
         yield
-
-
-def _normed_by_layer(attention: PerceiverAttention, media: Tensor) -> Tensor:
-    """Keys and values by way of the norm's result, whose weights want a gradient of it."""
-    return attention.to_kv(
-        F.layer_norm(media, media.shape[-1:], attention.norm_media.weight, attention.norm_media.bias)
-    )
 
 
 def written_out(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:

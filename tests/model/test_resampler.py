@@ -1,9 +1,12 @@
 """The resampler against a plain re-writing of spec 1.2, and what its mask means."""
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor
 
+from xgenmm.model.lora import LoraConfig, add_lora
 from xgenmm.model.resampler import PerceiverResampler, ResamplerConfig
 
 CONFIG = ResamplerConfig(latents=5, depth=3, heads=2, head_dim=6, ff_mult=4)
@@ -62,6 +65,23 @@ def test_equal_to_the_spec_written_plainly(resampler, masked):
     mask = torch.rand(4, 7) < 0.5 if masked else None
     expected = by_the_spec(resampler.state_dict(), features, mask)
     torch.testing.assert_close(resampler(features, mask), expected, rtol=0, atol=1e-6)
+
+
+def test_gradients_are_those_of_the_spec_written_plainly(resampler):
+    features = torch.randn(2, 7, WIDTH, dtype=torch.float64, requires_grad=True)
+    leaves = [features, *resampler.parameters()]
+    outputs = by_the_spec(dict(resampler.named_parameters()), features, None)
+    weights = torch.randn_like(outputs)
+    wanted = torch.autograd.grad((outputs * weights).sum(), leaves)
+    found = torch.autograd.grad((resampler(features) * weights).sum(), leaves)
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
+
+
+def test_adapters_read_the_same_features(resampler):
+    adapted = copy.deepcopy(resampler).requires_grad_(False)
+    add_lora(adapted, LoraConfig(rank=2))  # begins with nothing added
+    features = torch.randn(2, 7, WIDTH, dtype=torch.float64)
+    torch.testing.assert_close(adapted(features), resampler(features), rtol=0, atol=1e-12)
 
 
 def test_parameter_names_are_the_released_weights():
