@@ -19,6 +19,7 @@ from xgenmm.evaluation.report import write_report
 from xgenmm.evaluation.run import evaluate_model
 from xgenmm.evaluation.samples import PREFIX, read_samples
 from xgenmm.evaluation.settings import EvaluationConfig
+from xgenmm.files import write_whole
 from xgenmm.provenance import package_versions
 from xgenmm.recipe.run import StageResult, run
 from xgenmm.recipe.settings import Recipe, load_recipe
@@ -229,6 +230,4 @@ def cpu_name() -> str:
 def write_json(path: Path, content: Any) -> None:
     """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(".tmp")
-    scratch.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    scratch.replace(path)
+    write_whole(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")

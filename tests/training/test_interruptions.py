@@ -237,6 +237,40 @@ def test_a_signal_saves_at_the_end_of_the_step(make_trainer, tmp_path, number):
     assert same(weights(straight), weights(resumed))
 
 
+def test_a_signal_while_the_last_checkpoint_is_written_is_not_forgotten(make_trainer, tmp_path, monkeypatch):
+    """Otherwise the next stage would begin, and know nothing of it."""
+    trainer = make_trainer(tmp_path)
+    save, calls = trainer.save, []
+
+    def save_and_signal():
+        if trainer.progress.step == trainer.config.steps and not calls:
+            calls.append(os.kill(os.getpid(), signal.SIGTERM))
+        return save()
+
+    monkeypatch.setattr(trainer, "save", save_and_signal)
+    with pytest.raises(Stopped, match=f"stopped after {trainer.config.steps} steps"):
+        trainer.run()
+    resumed = make_trainer(tmp_path)
+    assert resumed.run().step == trainer.config.steps
+    assert same(weights(trainer), weights(resumed))
+
+
+def test_a_crash_while_files_of_lines_are_written_anew_loses_none(make_trainer, tmp_path, monkeypatch):
+    make_trainer(tmp_path).run()
+    before = (tmp_path / "metrics.jsonl").read_text()
+
+    def killed(*_):
+        raise Killed
+
+    monkeypatch.setattr("os.fsync", killed)
+    with pytest.raises(Killed):
+        make_trainer(tmp_path).run()
+    monkeypatch.undo()
+    assert (tmp_path / "metrics.jsonl").read_text() == before
+    make_trainer(tmp_path).run()
+    assert (tmp_path / "metrics.jsonl").read_text() == before
+
+
 def test_the_second_signal_stops_at_once(make_trainer, tmp_path, monkeypatch):
     def ask(_):
         os.kill(os.getpid(), signal.SIGINT)

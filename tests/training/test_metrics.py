@@ -248,7 +248,7 @@ def test_a_page_that_cannot_be_written_hides_no_other_error(tmp_path, monkeypatc
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(stage_page, "write_page", full)
+    monkeypatch.setattr(stage_page, "write_whole", full)
     records = open_records(tmp_path, "sft", 0, 5, ())
     records.write(record(0), ())
     records.close()

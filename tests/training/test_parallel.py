@@ -1,5 +1,6 @@
 """The same loss and gradients however the work is spread: over micro-batches, processes and kinds of sharding."""
 
+import gc
 import os
 
 import pytest
@@ -7,15 +8,18 @@ import torch
 import torch.distributed as dist
 from ranks import on_ranks
 from toy import make_examples, make_toy_model
+from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from xgenmm.config import ConfigError
 from xgenmm.costs.sharding import Mesh, ParallelConfig
 from xgenmm.model.lora import LoraConfig, whole
+from xgenmm.model.vision import encode
 from xgenmm.objectives.next_token import NextTokenConfig
 from xgenmm.processor.packing import pack
 from xgenmm.training.optim import gradient_norm
 from xgenmm.training.parallel import adding_up, blocks_of, compute_again, spread
 
+SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
 PLAIN, TWO_TILES = (0, 0, 30, 30), (1, 2, 30, 60)
 # Eight documents: no picture, one, several, and one of several tiles; so some processes see none in a pass.
 PICTURES = [[PLAIN], [], [TWO_TILES], [], [PLAIN, PLAIN], [], [], [TWO_TILES, PLAIN]]
@@ -89,6 +93,36 @@ def test_what_is_computed_again_is_the_same(alone, kind):
     found = (step(model, micro=8), gradients(model))
     assert found[0] == alone["all"][0]
     assert all(torch.equal(found[1][name], gradient) for name, gradient in alone["all"][1].items())
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("kind", ["selective", "full"])
+def test_what_is_computed_again_in_bfloat16_is_the_same(kind, attention):
+    """There attention is written out, with masks, on a CPU: that of the encoder, the resampler and packed rows."""
+    found = []
+    for recompute in ({}, dict.fromkeys(MODES["all"], kind)):
+        model = make("all")
+        for part in (model.vision_encoder, model.language_model):
+            part.set_attn_implementation(attention)
+        model.config.regroup = "strips"  # several tiles of which some are padding: the resampler has a mask
+        spread(model, ParallelConfig(recompute=recompute), "bfloat16", torch.device("cpu"))
+        with torch.autocast("cpu", torch.bfloat16):
+            found.append((step(model, micro=8), gradients(model)))
+    assert found[0][0] == found[1][0]
+    assert all(torch.equal(found[1][1][name], gradient) for name, gradient in found[0][1].items())
+
+
+def test_selective_keeps_no_scores():
+    """Not even in bfloat16 on a CPU, where attention is written out."""
+    encoder = SiglipVisionModel(SiglipVisionConfig(**SMALL, num_hidden_layers=2, image_size=224, patch_size=14))
+    for block in blocks_of(encoder):
+        compute_again(block, "selective")
+    with torch.autocast("cpu", torch.bfloat16):
+        features = encode(encoder, torch.randn(2, 3, 224, 224))
+    kept = [tuple(thing.shape) for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)]
+    assert features.requires_grad
+    assert (2 * 256, 64) in kept  # what the first half of a feed-forward layer gives, of all patches
+    assert not [shape for shape in kept if shape[-2:] == (256, 256)]
 
 
 def test_a_reference_keeps_its_weights_where_blocks_are_computed_again():

@@ -1,8 +1,11 @@
 """A piece of work that hangs is told with its samples and with what the process was doing; nothing else happens."""
 
+import os
 import subprocess
 import sys
 import time
+
+import pytest
 
 from xgenmm.training.watchdog import EXIT_HANG, Watchdog
 
@@ -44,13 +47,21 @@ def test_never_is_possible(tmp_path):
         time.sleep(0.1)
 
 
-def test_it_ends_the_process_only_if_asked(tmp_path):
+@pytest.mark.parametrize("where", ["full", "gone", "silent"])
+def test_it_ends_the_process_only_if_asked(tmp_path, where):
+    """Whatever becomes of the file: a disk that is full or gone, or does not answer, is no reason to stay."""
+    if where == "full":
+        (tmp_path / "stacks-0.txt").symlink_to("/dev/full")
+    if where == "silent":
+        os.mkfifo(tmp_path / "stacks-0.txt")  # whoever opens it to write waits for a reader
+    folder = tmp_path / "gone" if where == "gone" else tmp_path
     code = (
-        "import sys, time, pathlib; from xgenmm.training.watchdog import Watchdog\n"
-        "with Watchdog(pathlib.Path(sys.argv[1]), 0.2, leave=True) as watchdog:\n"
-        "    watchdog.begin('step 3', ('a/1',))\n"
+        "import sys, time, pathlib; from xgenmm.training import watchdog\n"
+        "watchdog.SECONDS_TO_WRITE = 0.5\n"
+        "with watchdog.Watchdog(pathlib.Path(sys.argv[1]), 0.2, leave=True) as dog:\n"
+        "    dog.begin('step 3', ('a/1',))\n"
         "    time.sleep(60)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, timeout=60)
     assert done.returncode == EXIT_HANG == 124
     assert "step 3 takes more than 0.2 s. Its samples: a/1" in done.stderr

@@ -7,8 +7,9 @@ from pathlib import Path
 from markupsafe import Markup
 
 from xgenmm.data.audit import Segment, SourceAudit, StageAudit
+from xgenmm.files import write_whole
 from xgenmm.pages.charts import histogram, share_chart
-from xgenmm.pages.templates import page_template, write_page
+from xgenmm.pages.templates import page_template
 
 COLOURS = 12
 """Colours that the style sheet has for sources."""
@@ -125,7 +126,7 @@ def write_data_report(path: Path, title: str, stages: Sequence[StageAudit]) -> N
         words=_words,
         colours=colours,
     )
-    write_page(path, page)
+    write_whole(path, page)
 
 
 def _names(stages: Sequence[StageAudit]) -> list[str]:

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from xgenmm.files import write_whole
+
 
 class BadSample(ValueError):
     """A row that cannot become a sample. Reasons are short fixed words, so that they can be counted."""
@@ -41,7 +43,7 @@ class Quarantine:
         self.path = path
         kept = [line for line in read_lines(path) if line["step"] < start_step] if start_step else []
         self._seen = {(line["id"], line["reason"]) for line in kept}
-        path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def add(self, step: int, faults: Iterable[Fault]) -> None:
         """Write those faults that were not written before."""

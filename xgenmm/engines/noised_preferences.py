@@ -24,6 +24,7 @@ from xgenmm.data.quarantine import BadSample, DataError, Fault, read_lines
 from xgenmm.data.readers import PICTURE_SUFFIXES
 from xgenmm.data.source import SourceConfig
 from xgenmm.engines.noise import NoiseConfig, noised
+from xgenmm.files import write_whole
 from xgenmm.inference.generate import continue_prompts
 from xgenmm.inference.sampling import GenerationConfig
 from xgenmm.model.feature_cache import fingerprint
@@ -212,7 +213,7 @@ def _link(path: Path, name: Path) -> bool:
 def _compare(path: Path, about: Mapping[str, Any]) -> None:
     """Note what a folder is made of, or refuse to go on with something else."""
     if not path.exists():
-        path.write_text(json.dumps(about, indent=1), encoding="utf-8")
+        write_whole(path, json.dumps(about, indent=1))
         return
     before = json.loads(path.read_text(encoding="utf-8"))
     if before != about:

@@ -18,7 +18,8 @@ from xgenmm.evaluation.benchmarks import benchmark_named
 from xgenmm.evaluation.samples import PREFIX, Sample, read_samples
 from xgenmm.evaluation.scorers.statistics import grouped, mean
 from xgenmm.evaluation.scoring import beside, flat
-from xgenmm.pages.templates import page_template, write_page
+from xgenmm.files import write_whole
+from xgenmm.pages.templates import page_template
 
 RESAMPLES = 10_000
 RIGHT = 0.5
@@ -89,10 +90,10 @@ def compare(first: Path, second: Path, output: Path | None = None) -> list[Compa
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
         content = {"first": str(first), "second": str(second), "tasks": [asdict(one) for one in found]}
-        (output / "comparison.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_whole(output / "comparison.json", json.dumps(content, indent=1) + "\n")
         page = page_template("xgenmm.evaluation", "comparison.html")
         names = {"first": first.as_posix(), "second": second.as_posix(), "profile": profiles[0]}
-        write_page(output / "comparison.html", page.render(**names, tasks=found))
+        write_whole(output / "comparison.html", page.render(**names, tasks=found))
     return found
 
 

@@ -23,7 +23,8 @@ from xgenmm.evaluation.samples import PREFIX, Sample, read_samples
 from xgenmm.evaluation.scorers.statistics import grouped
 from xgenmm.evaluation.scoring import beside
 from xgenmm.evaluation.statistics import Figure, mean
-from xgenmm.pages.templates import page_template, write_page
+from xgenmm.files import write_whole
+from xgenmm.pages.templates import page_template
 from xgenmm.processor.images import ImageError, open_image
 
 THUMBNAIL = 256
@@ -159,7 +160,7 @@ def write_evaluation_report(folder: Path) -> Path:
         tasks=list(dict.fromkeys(run["task"] for run in runs.values())),
     )
     path = folder / "report.html"
-    write_page(path, page)
+    write_whole(path, page)
     return path
 
 

@@ -13,6 +13,7 @@ from xgenmm.evaluation.fewshot import SEED
 from xgenmm.evaluation.scoring import Outcome
 from xgenmm.evaluation.settings import EvaluationConfig, Job
 from xgenmm.evaluation.tables import TaskRun, results_json
+from xgenmm.files import write_whole
 
 RESULTS = "results.json"
 
@@ -26,10 +27,8 @@ def write_results(
 ) -> Path:
     """Write `results.json`, whole or not at all. It `began` when `time.time()` said so."""
     path = folder / RESULTS
-    scratch = path.with_suffix(".tmp")
     content = results_json(runs, settings, failures, (began, time.time()), recipe_of(Path(str(settings["weights"]))))
-    scratch.write_text(json.dumps(content, ensure_ascii=False, indent=1, default=str) + "\n", encoding="utf-8")
-    scratch.replace(path)
+    write_whole(path, json.dumps(content, ensure_ascii=False, indent=1, default=str) + "\n")
     return path
 
 
@@ -113,7 +112,7 @@ def claim(folder: Path, config: EvaluationConfig) -> None:
         if changed:
             told = "; ".join(f"{name} was {theirs.get(name)} and is now {ours.get(name)}" for name in changed)
             raise ConfigError(f"{folder} has answers of another configuration: {told}. Give another --output")
-    path.write_text(json.dumps(ours, indent=1) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(ours, indent=1) + "\n")
 
 
 def _digest(weights: Path) -> str:

@@ -20,8 +20,9 @@ from xgenmm.evaluation.claims import Claim, clear_of, is_right, is_shown, tell, 
 from xgenmm.evaluation.results import Run, read_run
 from xgenmm.evaluation.statistics import Figure
 from xgenmm.evaluation.words import CONTROLS, METRICS, Metric, control_key, metric_words, show, show_range, stage_words
+from xgenmm.files import write_whole
 from xgenmm.pages.charts import loss_chart
-from xgenmm.pages.templates import page_template, write_page
+from xgenmm.pages.templates import page_template
 
 THUMBNAIL = 224
 """Longest side of a picture on the page, in pixels."""
@@ -148,7 +149,7 @@ def write_report(run_folder: Path) -> Path:
         commands=commands(run, run_folder),
     )
     path = run_folder / "report.html"
-    write_page(path, page)
+    write_whole(path, page)
     return path
 
 

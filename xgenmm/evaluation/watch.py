@@ -16,6 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 from xgenmm.config import ConfigError
 from xgenmm.evaluation.run import evaluate_model
 from xgenmm.evaluation.settings import EvaluationConfig, EvaluationError
+from xgenmm.files import write_whole
 from xgenmm.model.vlm import XGenMMForConditionalGeneration
 from xgenmm.processor.processor import XGenMMProcessor
 
@@ -117,7 +118,7 @@ class Watch:
 
     def _draw(self, step: int) -> None:
         curve = read_curve(self.folder)
-        (self.folder / FOLDER / "curve.json").write_text(json.dumps(curve, indent=1) + "\n", encoding="utf-8")
+        write_whole(self.folder / FOLDER / "curve.json", json.dumps(curve, indent=1) + "\n")
         with SummaryWriter(log_dir=str(self.folder / "tensorboard")) as board:
             for task, points in curve.items():
                 if str(step) in points:

@@ -3,9 +3,6 @@
 Every value is escaped unless it is `Markup`; a value that a template names and nobody gave is an error.
 """
 
-import os
-from pathlib import Path
-
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, Template
 
 
@@ -19,10 +16,3 @@ def page_template(package: str, name: str) -> Template:
         lstrip_blocks=True,
     )
     return environment.get_template(name)
-
-
-def write_page(path: Path, page: str) -> None:
-    """Write a page whole: a browser that reloads never gets half of it."""
-    scratch = path.with_suffix(".tmp")
-    scratch.write_text(page, encoding="utf-8")
-    os.replace(scratch, path)

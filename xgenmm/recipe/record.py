@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from xgenmm.config import ConfigError, encode, read_yaml, to_yaml
+from xgenmm.files import write_whole
 from xgenmm.provenance import commit, package_versions
 from xgenmm.recipe.settings import Recipe
 from xgenmm.training.checkpoint import latest_checkpoint
@@ -17,7 +18,7 @@ def note_settings(recipe: Recipe, number: int, folder: Path) -> None:
         compare_settings(recipe, number, folder)
         return
     text = to_yaml(encode(dataclasses.replace(recipe, stages=recipe.stages[: number + 1])))
-    (folder / "recipe.yaml").write_text(f"{_versions()}\n{text}", encoding="utf-8")
+    write_whole(folder / "recipe.yaml", f"{_versions()}\n{text}")
 
 
 def model_card(recipe: Recipe, number: int) -> str:

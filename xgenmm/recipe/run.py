@@ -23,6 +23,7 @@ from xgenmm.data.permutation import keyed
 from xgenmm.data.source import SourceConfig
 from xgenmm.engines.noised_preferences import make_noised_preferences
 from xgenmm.evaluation.watch import Watch
+from xgenmm.files import write_whole
 from xgenmm.inference.load import load
 from xgenmm.model.feature_cache import fingerprint
 from xgenmm.model.vlm import XGenMMForConditionalGeneration
@@ -130,7 +131,7 @@ def _train(recipe: Recipe, number: int, precision: Precision, device: torch.devi
     steps = trainer.config.steps
     figures = {"steps": steps, "seconds": progress.seconds, "peak_memory_mb": max(gather(peak_memory_mb(device)))}
     if rank() == 0:
-        (folder / "result.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
+        write_whole(folder / "result.json", json.dumps(figures, indent=1))
     with averaged(trainer.optimizer):
         path, card = folder / "weights", model_card(recipe, number)
         save(trainer.model, prepared.processor, path, card=card, instead=prepared.originals, writes=rank() == 0)
@@ -157,7 +158,8 @@ def prepare(recipe: Recipe, stage: StageConfig, folder: Path, precision: Precisi
     loader = make_loader(recipe, stage, processor)
     loader.check()
     steps = loader.planner.count_steps() if stage.steps is None else stage.steps
-    about = _about_reference(loader, model, processor, precision) if cached else {}
+    cache = recipe.feature_cache if stage.feature_cache is None else stage.feature_cache
+    about = _about_reference(loader, model, processor, precision, features=cache) if cached else {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(keyed(recipe.seed, "lora", stage.name))
         model.set_trainable(**vars(stage.train), lora=stage.lora)
@@ -165,7 +167,6 @@ def prepare(recipe: Recipe, stage: StageConfig, folder: Path, precision: Precisi
     originals = lost_in(model, dtype) if rank() == 0 else {}
     model.to_compute_dtype(dtype)
     spread(model, recipe.parallel, precision, device)
-    cache = recipe.feature_cache if stage.feature_cache is None else stage.feature_cache
     model.use_feature_cache(recipe.folder / "features" if cache else None)
     reference = None
     if cached:
@@ -221,7 +222,12 @@ def _sources(
 
 
 def _about_reference(
-    loader: Loader, model: XGenMMForConditionalGeneration, processor: XGenMMProcessor, precision: Precision
+    loader: Loader,
+    model: XGenMMForConditionalGeneration,
+    processor: XGenMMProcessor,
+    precision: Precision,
+    *,
+    features: bool,
 ) -> dict[str, Any]:
     """What cached log-probabilities depend on, beside the documents' tokens, which are part of their keys."""
     return {
@@ -230,6 +236,9 @@ def _about_reference(
         "decode": loader.reading.decode,
         "processor": encode(processor.config),
         "precision": precision,
+        "float32": torch.get_float32_matmul_precision(),
+        "attention": model.language_model.config._attn_implementation,
+        "feature_cache": features,  # it rounds features
     }
 
 
@@ -300,7 +309,7 @@ def _settle_precision(recipe: Recipe, device: torch.device) -> tuple[Precision, 
             "torch's default",
             *(found.choice, found.speed_up, found.float32_speed_up),
         )
-        path.write_text(json.dumps({"choice": found.choice, "float32": found.float32, **encode(found)}), "utf-8")
+        write_whole(path, json.dumps({"choice": found.choice, "float32": found.float32, **encode(found)}))
     from_first(None)  # nobody reads the file before it is there
     choice = json.loads(path.read_text(encoding="utf-8"))
     return choice["choice"], choice["float32"]

@@ -28,12 +28,14 @@ from xgenmm.training.ranks import PATIENCE
 _KEPT = tuple(
     getattr(torch.ops.aten, name).default
     for name in (
-        *("mm", "addmm", "bmm", "baddbmm", "_scaled_dot_product_flash_attention_for_cpu"),
+        *("mm", "addmm", "_scaled_dot_product_flash_attention_for_cpu"),
         *("_scaled_dot_product_flash_attention", "_scaled_dot_product_efficient_attention"),
         "_scaled_dot_product_cudnn_attention",
     )
 )
-"""What `selective` keeps: matrix products and attention."""
+"""What `selective` keeps: what linear layers and fused attention give. Products of many small matrices are attention
+written out (our own on a CPU in bfloat16, transformers' `eager`): to keep them would be to keep all scores.
+"""
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from rich.text import Text
 from torch.utils.tensorboard import SummaryWriter
 
 from xgenmm.data.quarantine import read_lines
+from xgenmm.files import write_whole
 from xgenmm.training.metrics import METRICS, Speed, StepRecord, scalars
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ class JsonLines:
         """Open the file of a stage whose next step is `start`."""
         path = folder / METRICS
         kept = [line for line in read_lines(path) if line["step"] < start]
-        path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, record: StepRecord) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 from markupsafe import Markup
 
 from xgenmm.data.quarantine import read_lines
+from xgenmm.files import write_whole
 from xgenmm.pages.curves import Curve, layers_chart, lines_chart, smoothed
-from xgenmm.pages.templates import page_template, write_page
+from xgenmm.pages.templates import page_template
 from xgenmm.phases import PHASES
 from xgenmm.training.metrics import METRICS, StepRecord
 
@@ -83,7 +84,7 @@ def write_stage_page(folder: Path) -> Path | None:
         groups=_groups(records),
         incidents=_incidents(records),
     )
-    write_page(folder / REPORT, page)
+    write_whole(folder / REPORT, page)
     return folder / REPORT
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from xgenmm.config import ConfigError, read_yaml
+from xgenmm.files import write_whole
 from xgenmm.training.metrics import StepRecord, scalars
 
 log = logging.getLogger(__name__)
@@ -81,5 +82,5 @@ def _identity(folder: Path) -> str:
     """The same in every process that goes on with a stage, and in no other stage."""
     path = folder / "tracker.json"
     if not path.is_file():
-        path.write_text(json.dumps({"id": uuid.uuid4().hex}), encoding="utf-8")
+        write_whole(path, json.dumps({"id": uuid.uuid4().hex}))
     return json.loads(path.read_text(encoding="utf-8"))["id"]

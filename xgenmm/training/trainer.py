@@ -20,6 +20,7 @@ from xgenmm.config import decode, encode
 from xgenmm.data.loader import Loader, Step
 from xgenmm.data.permutation import keyed
 from xgenmm.data.report import Tally, add_tallies, check_losses, data_report
+from xgenmm.files import write_whole
 from xgenmm.model.vlm import PARTS, XGenMMForConditionalGeneration
 from xgenmm.objectives.objective import Objective
 from xgenmm.phases import Clock, phase
@@ -163,6 +164,8 @@ class Trainer:
                     stall = self.save_or_stop(asked)
             self.save()
             self.checkpoints.wait()
+            # While a last checkpoint is written there is time for a signal, and the next stage would not know of it.
+            self.stop_if_asked(asked)
         return self.progress
 
     def accumulate(self, step: Step) -> Sums:
@@ -283,6 +286,16 @@ class Trainer:
             raise Stopped(stop, self.progress.step)
         return seconds
 
+    def stop_if_asked(self, asked: Asked) -> None:
+        """Leave, where everything is saved.
+
+        Raises:
+            Stopped: A signal has asked for it.
+        """
+        (stop,) = highest(asked.signal_number)
+        if stop:
+            raise Stopped(stop, self.progress.step)
+
     def save(self) -> float:
         """Begin a checkpoint of this moment, unless there is one; gives for how many seconds that took."""
         if self.checkpoints.newest == self.progress.step:
@@ -293,7 +306,7 @@ class Trainer:
             self.model.feature_cache.flush()
         if rank() == 0:
             report = data_report(self.progress.tallies, self.loader.shares, self.loader.mixture.unit)
-            (self.folder / "data_report.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
+            write_whole(self.folder / "data_report.json", json.dumps(report, indent=1))
         self.optimizer.zero_grad()  # nobody needs the gradients any more, and the copy needs room
         tensors = training_tensors(self.model, self.optimizer)
         self.checkpoints.save(self.progress.step, tensors, encode(self.progress))

@@ -4,11 +4,12 @@ A call into C that holds Python's lock cannot be told from here; torch's own ope
 it go.
 """
 
-import faulthandler
 import logging
 import os
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,8 @@ log = logging.getLogger(__name__)
 
 EXIT_HANG = 124
 """As of the command `timeout`."""
+SECONDS_TO_WRITE = 10.0
+"""How long the file of stacks is waited for."""
 
 
 class Watchdog:
@@ -81,18 +84,33 @@ class Watchdog:
         assert self._work is not None
         what, ids = self._work
         seconds = time.monotonic() - self._began
-        with self.path.open("a+", encoding="utf-8") as file:
-            file.write(f"{what}, after {seconds:.1f} s; samples: {', '.join(ids)}\n")
-            file.flush()
-            start = file.tell()
-            faulthandler.dump_traceback(file, all_threads=True)
-            file.seek(start)
-            stacks = file.read()
+        stacks = _stacks()
         log.error(
             "%s takes more than %.1f s. Its samples: %s\nWhat the process is doing (also in %s):\n%s",
             *(what, seconds, ", ".join(ids) or "none yet", self.path, stacks),
         )
+        # A disk that answers no more may be why nothing happens: it must not keep this thread, too.
+        text = f"{what}, after {seconds:.1f} s; samples: {', '.join(ids)}\n{stacks}"
+        writing = threading.Thread(target=self._write, args=(text,), name="watchdog writes", daemon=True)
+        writing.start()
+        writing.join(SECONDS_TO_WRITE)
         if self._leave:
             log.error("the process ends, as health.hang_exit asks; the same command goes on from the last checkpoint")
             os._exit(EXIT_HANG)
         self._deadline = self._began + 2 * seconds  # again after twice the time, not at every moment
+
+    def _write(self, text: str) -> None:
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            log.error("%s cannot be written: %s", self.path, error)
+
+
+def _stacks() -> str:
+    """Where each thread is, the innermost call last."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    return "\n".join(
+        f"Thread {names.get(number, number)}:\n{''.join(traceback.format_stack(frame))}"
+        for number, frame in sys._current_frames().items()
+    )
