@@ -2,11 +2,26 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 
-from xgenmm.config import ConfigError, bind, decode, encode, override, read_yaml, to_yaml
+from xgenmm.config import (
+    Bounds,
+    ConfigError,
+    Count,
+    CountFrom0,
+    Finite,
+    NotNegative,
+    Positive,
+    Share,
+    bind,
+    decode,
+    encode,
+    override,
+    read_yaml,
+    to_yaml,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +76,50 @@ def test_messages_name_the_place(change, message):
     with pytest.raises(ConfigError) as error:
         decode(Run, override(GOOD, [change]))
     assert message in str(error.value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numbers:
+    count: Count | None = None
+    from_0: CountFrom0 = 0
+    positive: Positive = 1.0
+    weights: dict[Count, dict[str, NotNegative]] = field(default_factory=dict)
+    betas: tuple[Annotated[float, Bounds(least=0, below=1)], ...] = ()
+    share: Share = 0.5
+    mean: Finite = 0.0
+    seconds: Annotated[float, Bounds(above=0, endless=True)] = 1.0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("count=0", "recipe.count: must be at least 1, but is 0"),
+        ("from_0=-1", "recipe.from_0: must be at least 0, but is -1"),
+        ("positive=0", "recipe.positive: must be above 0, but is 0.0"),
+        ("positive=.inf", "recipe.positive: must be a finite number, but is inf"),
+        ("weights={0: {}}", "recipe.weights: must be at least 1, but is 0"),
+        ("weights={2: {a: -0.5}}", "recipe.weights.2.a: must be at least 0, but is -0.5"),
+        ("betas=[0, 1]", "recipe.betas.1: must be at least 0 and below 1, but is 1.0"),
+        ("share=1.5", "recipe.share: must be at least 0 and at most 1, but is 1.5"),
+        ("mean=-.inf", "recipe.mean: must be a finite number, but is -inf"),
+        ("mean=.nan", "recipe.mean: must be a finite number, but is nan"),
+        ("seconds=.nan", "recipe.seconds: must be a finite number, but is nan"),
+        ("count=1.5", "recipe.count: must be a whole number, but is a number (1.5)"),
+    ],
+)
+def test_numbers_outside_their_bounds_are_refused(change, message):
+    with pytest.raises(ConfigError) as error:
+        decode(Numbers, override({}, [change]))
+    assert str(error.value) == message
+
+
+def test_numbers_within_their_bounds_are_taken():
+    within = ["count=1", "from_0=0", "positive=1e-9", "weights={1: {a: 0}}", "betas=[0, 0.999]", "share=1", "mean=-3"]
+    numbers = decode(Numbers, override({}, [*within, "seconds=.inf"]))
+    assert numbers == Numbers(
+        count=1, positive=1e-9, weights={1: {"a": 0.0}}, betas=(0.0, 0.999), share=1.0, mean=-3.0, seconds=float("inf")
+    )
+    assert decode(Numbers, encode(numbers)) == numbers
 
 
 def test_true_is_not_one_in_a_choice():
@@ -127,7 +186,7 @@ def test_numbers_as_people_write_them(tmp_path):
 
 
 def test_bind_checks_a_functions_keyword_arguments():
-    def adapter(row: str, *, prompt: str = "", limit: int) -> str:
+    def adapter(row: str, *, prompt: str = "", limit: Count) -> str:
         return f"{row}{prompt}{limit}"
 
     assert bind(adapter, {"limit": 2}, "data.options")("row") == "row2"
@@ -135,3 +194,5 @@ def test_bind_checks_a_functions_keyword_arguments():
         bind(adapter, {"limit": 2, "promt": "x"}, "data.options")
     with pytest.raises(ConfigError, match='the setting "limit" is missing'):
         bind(adapter, {}, "data.options")
+    with pytest.raises(ConfigError, match=r"data.options.limit: must be at least 1, but is 0"):
+        bind(adapter, {"limit": 0}, "data.options")

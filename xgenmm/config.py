@@ -4,23 +4,67 @@ import dataclasses
 import difflib
 import functools
 import inspect
+import math
 import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
 
 T = TypeVar("T")
+Number = int | float
 
 RECIPES = Path(__file__).parent / "recipes"
 """The recipes that come with the package."""
 
 
 class ConfigError(ValueError):
-    """A setting is unknown, missing or of the wrong type; the message names the place as one writes it in `a.b=c`."""
+    """A setting is unknown, missing, of the wrong type or out of its bounds; the message names the place as one writes
+    it in `a.b=c`.
+    """
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """What a number may be, said beside its setting: `Annotated[float, Bounds(above=0)]`. `decode` sees to it."""
+
+    least: Number | None = None
+    above: Number | None = None
+    most: Number | None = None
+    below: Number | None = None
+    endless: bool = False
+    """Whether it may be infinite. nan it may never be."""
+
+    def __str__(self) -> str:
+        limits = {"at least": self.least, "above": self.above, "at most": self.most, "below": self.below}
+        return " and ".join(f"{words} {limit:g}" for words, limit in limits.items() if limit is not None)
+
+    def check(self, number: Number, where: str) -> None:
+        """Refuse what lies outside.
+
+        Raises:
+            ConfigError: It does.
+        """
+        if math.isnan(number) or (math.isinf(number) and not self.endless):
+            raise ConfigError(f"{where}: must be a finite number, but is {number}")
+        if (
+            (self.least is not None and number < self.least)
+            or (self.above is not None and number <= self.above)
+            or (self.most is not None and number > self.most)
+            or (self.below is not None and number >= self.below)
+        ):
+            raise ConfigError(f"{where}: must be {self}, but is {number}")
+
+
+Count = Annotated[int, Bounds(least=1)]
+CountFrom0 = Annotated[int, Bounds(least=0)]
+Positive = Annotated[float, Bounds(above=0)]
+NotNegative = Annotated[float, Bounds(least=0)]
+Share = Annotated[float, Bounds(least=0, most=1)]
+Finite = Annotated[float, Bounds()]
 
 
 class _Loader(yaml.SafeLoader):
@@ -126,7 +170,8 @@ def override(settings: Mapping[str, Any], assignments: Iterable[str]) -> dict[st
 
 
 def decode(cls: type[T], value: Any, where: str = "recipe") -> T:
-    """Build a dataclass from a mapping: nested dataclasses, tuples, dicts, `Literal`, `X | None`, paths, numbers.
+    """Build a dataclass from a mapping: nested dataclasses, tuples, dicts, `Literal`, `X | None`, paths, numbers with
+    their `Bounds`.
 
     Nothing is converted but whole numbers to `float`, lists to tuples and text to `Path`.
 
@@ -136,7 +181,8 @@ def decode(cls: type[T], value: Any, where: str = "recipe") -> T:
         where: What messages call the whole.
 
     Raises:
-        ConfigError: A key is unknown (the nearest known one is offered) or missing, or a value has the wrong type.
+        ConfigError: A key is unknown (the nearest known one is offered) or missing, or a value has the wrong type or
+            lies out of its bounds.
     """
     return _decode_fields(cls, value, where)
 
@@ -150,7 +196,7 @@ def bind(function: Callable[..., T], options: Mapping[str, Any], where: str) -> 
     parameters = inspect.signature(function).parameters.values()
     own = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
     required = {p.name for p in own if p.default is p.empty}
-    hints = typing.get_type_hints(function)
+    hints = typing.get_type_hints(function, include_extras=True)
     arguments = _decode_keys(options, {p.name: hints[p.name] for p in own}, required, where)
     return functools.partial(function, **arguments)
 
@@ -184,6 +230,11 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
         return value
     if dataclasses.is_dataclass(kind):
         return _decode_fields(kind, value, where)
+    if origin is Annotated:
+        number = _decode(arguments[0], value, where)
+        for bounds in arguments[1:]:
+            bounds.check(number, where)
+        return number
     if origin in (Union, types.UnionType):
         return _decode_union(arguments, value, where)
     if origin is Literal:
@@ -206,7 +257,7 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
 
 def _decode_fields(cls: Any, value: Any, where: str) -> Any:
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
     empty = dataclasses.MISSING
     required = {name for name, field in fields.items() if field.default is empty and field.default_factory is empty}
     return cls(**_decode_keys(value, {name: hints[name] for name in fields}, required, where))
