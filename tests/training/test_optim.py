@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from toy import make_toy_model
 
-from xgenmm.config import ConfigError
+from xgenmm.config import ConfigError, decode
 from xgenmm.training.optim import (
     OptimConfig,
     averaged,
@@ -46,14 +46,33 @@ def test_settings_that_make_no_sense():
         build_optimizer(OptimConfig(lr=1.0, part_lr={"langage": 1.0}), make_model(), PARTS)
     with pytest.raises(ConfigError, match=r'optim.layer_decay: there is no part "tongue"'):
         build_optimizer(OptimConfig(lr=1.0, layer_decay={"tongue": 0.9}), make_model(), PARTS)
-    with pytest.raises(ConfigError, match=r"optim.layer_decay.vision: 1.5 must be above 0 and at most 1"):
-        OptimConfig(lr=1.0, layer_decay={"vision": 1.5})
-    with pytest.raises(ConfigError, match=r"optim.ema: 1.0 must be at least 0 and below 1"):
-        OptimConfig(lr=1.0, ema=1.0)
     with pytest.raises(ConfigError, match="only with the schedule wsd"):
         OptimConfig(lr=1.0, decay_steps=5)
     with pytest.raises(ConfigError, match="nothing trains"):
         build_optimizer(OptimConfig(lr=1.0), make_model().requires_grad_(False), PARTS)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lr": -1}, r"optim.lr: must be above 0, but is -1.0"),
+        ({"lr": float("inf")}, r"optim.lr: must be a finite number"),
+        ({"part_lr": {"language": -1}}, r"optim.part_lr.language: must be above 0, but is -1.0"),
+        ({"layer_decay": {"vision": 1.5}}, r"optim.layer_decay.vision: must be above 0 and at most 1, but is 1.5"),
+        ({"warmup_steps": -4}, r"optim.warmup_steps: must be at least 0, but is -4"),
+        ({"schedule": "wsd", "decay_steps": 0}, r"optim.decay_steps: must be at least 1, but is 0"),
+        ({"floor": 3}, r"optim.floor: must be at least 0 and at most 1, but is 3.0"),
+        ({"weight_decay": -1}, r"optim.weight_decay: must be at least 0, but is -1.0"),
+        ({"betas": [0.9, 1.5]}, r"optim.betas.1: must be at least 0 and below 1, but is 1.5"),
+        ({"eps": -1}, r"optim.eps: must be above 0, but is -1.0"),
+        ({"clip": 0}, r"optim.clip: must be above 0, but is 0.0"),
+        ({"clip": -1}, r"optim.clip: must be above 0, but is -1.0"),
+        ({"ema": 1}, r"optim.ema: must be at least 0 and below 1, but is 1.0"),
+    ],
+)
+def test_numbers_that_would_train_wrongly_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        decode(OptimConfig, {"lr": 1.0, **settings}, "optim")
 
 
 def test_cosine_by_hand():

@@ -6,26 +6,29 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from xgenmm.config import ConfigError, nearest
+from xgenmm.config import Bounds, ConfigError, Count, CountFrom0, NotNegative, Positive, Share, nearest
 from xgenmm.model.lora import whole
 from xgenmm.phases import phase
+
+Decay = Annotated[float, Bounds(least=0, below=1)]
+"""Share of the old value that a moving average keeps."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
     """How the weights move."""
 
-    lr: float
+    lr: Positive
     """Highest learning rate."""
-    part_lr: dict[str, float] = field(default_factory=dict)
+    part_lr: dict[str, Positive] = field(default_factory=dict)
     """Another highest learning rate for `vision`, `resampler` or `language`."""
-    layer_decay: dict[str, float] = field(default_factory=dict)
+    layer_decay: dict[str, Annotated[float, Bounds(above=0, most=1)]] = field(default_factory=dict)
     """By part: how the rate falls per layer from its output down to its input, so that what reads raw data moves least.
     Between 0 and 1; 1 is no decay.
     """
@@ -33,31 +36,26 @@ class OptimConfig:
     """What follows the warm-up: half a cosine, a long plateau with a short straight decay at the end
     (warm-up, stable, decay), a straight line, or nothing.
     """
-    warmup_steps: int = 0
+    warmup_steps: CountFrom0 = 0
     """Steps over which the learning rate rises in equal parts."""
-    decay_steps: int | None = None
+    decay_steps: Count | None = None
     """For `wsd`: length of the decay at the end; by default a tenth of all steps."""
-    floor: float = 0.1
+    floor: Share = 0.1
     """Where the decay ends, as a share of the highest rate."""
-    weight_decay: float = 0.0
+    weight_decay: NotNegative = 0.0
     """On all that trains, biases and norms included, as in the reference (spec 1.5)."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    clip: float = 1.0
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    eps: Positive = 1e-8
+    clip: Positive = 1.0
     """Largest norm of a step's gradient; longer ones are shortened to it."""
-    ema: float | None = None
+    ema: Decay | None = None
     """Keep a moving average of what trains, with this share of the old average in every step (0.999, say). It is then
     what is evaluated, and what the stage's weights hold.
     """
 
     def __post_init__(self) -> None:
-        for part, decay in self.layer_decay.items():
-            if not 0 < decay <= 1:
-                raise ConfigError(f"optim.layer_decay.{part}: {decay} must be above 0 and at most 1")
-        if self.ema is not None and not 0 <= self.ema < 1:
-            raise ConfigError(f"optim.ema: {self.ema} must be at least 0 and below 1")
-        if self.decay_steps is not None and (self.schedule != "wsd" or self.decay_steps < 1):
-            raise ConfigError("optim.decay_steps: at least 1, and only with the schedule wsd")
+        if self.decay_steps is not None and self.schedule != "wsd":
+            raise ConfigError("optim.decay_steps: only with the schedule wsd")
 
 
 def build_optimizer(config: OptimConfig, model: nn.Module, parts: Mapping[str, str]) -> torch.optim.AdamW:
