@@ -5,6 +5,7 @@ import torch
 from toy import make_toy_model, toy_text_config, toy_vision_config
 from transformers import AutoModelForCausalLM, PreTrainedModel, SiglipVisionModel
 
+from xgenmm.config import ConfigError, decode
 from xgenmm.model.lora import LoraConfig, add_lora, does_nothing, lora_layers, lora_off, merged_state
 
 
@@ -124,3 +125,9 @@ def test_spared_modules_get_none():
     add_lora(encoder, LoraConfig(rank=2), [encoder.head])
     assert lora_layers(encoder)
     assert not any(name.startswith("head") for name in lora_layers(encoder))
+
+
+@pytest.mark.parametrize(("name", "number"), [("rank", 0), ("alpha", 0), ("dropout", 2), ("dropout", -0.1)])
+def test_sizes_of_no_adapter_are_refused(name, number):
+    with pytest.raises(ConfigError, match=rf"lora.{name}: must be at least"):
+        decode(LoraConfig, {name: number}, "lora")

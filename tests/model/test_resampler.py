@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from xgenmm.config import ConfigError, decode
 from xgenmm.model.lora import LoraConfig, add_lora
 from xgenmm.model.resampler import PerceiverResampler, ResamplerConfig
 
@@ -115,3 +116,10 @@ def test_matched_scale():
     resampler = PerceiverResampler(ResamplerConfig(latents=64, depth=1, heads=2, head_dim=8), 128, 256)
     resampler.match_scale(0.1356)  # SmolLM2's
     assert resampler(torch.randn(16, 9, 128)).std().item() == pytest.approx(0.1356, rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["latents", "depth", "heads", "head_dim", "ff_mult"])
+def test_sizes_of_no_resampler_are_refused(name):
+    for number in (0, -1):
+        with pytest.raises(ConfigError, match=rf"resampler.{name}: must be at least 1, but is {number}"):
+            decode(ResamplerConfig, {name: number}, "resampler")

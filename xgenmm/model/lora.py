@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from peft import LoraConfig as PeftLoraConfig
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers.pytorch_utils import Conv1D
 
+from xgenmm.config import Bounds, Count
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoraConfig:
@@ -19,10 +22,10 @@ class LoraConfig:
     ours.
     """
 
-    rank: int = 16
-    alpha: int = 32
+    rank: Count = 16
+    alpha: Count = 32
     """The adapter's output is scaled by alpha / rank."""
-    dropout: float = 0.0
+    dropout: Annotated[float, Bounds(least=0, below=1)] = 0.0
 
 
 def add_lora(part: nn.Module, config: LoraConfig, spared: Iterable[nn.Module] = ()) -> None:

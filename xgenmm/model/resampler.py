@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from xgenmm.config import Count
 from xgenmm.model.lean import gelu_linear
 from xgenmm.model.products import small_attention
 
@@ -22,12 +23,12 @@ from xgenmm.model.products import small_attention
 class ResamplerConfig:
     """Size of the resampler; the defaults are xGen-MM v1.5's."""
 
-    latents: int = 128
+    latents: Count = 128
     """Vision tokens that a tile becomes."""
-    depth: int = 6
-    heads: int = 16
-    head_dim: int = 96
-    ff_mult: int = 4
+    depth: Count = 6
+    heads: Count = 16
+    head_dim: Count = 96
+    ff_mult: Count = 4
     """Width of the feed-forward layers, in widths of the vision encoder."""
 
 
