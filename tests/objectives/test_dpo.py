@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from toy import make_tokenizer, make_toy_model
 
-from xgenmm.config import ConfigError
+from xgenmm.config import ConfigError, decode
 from xgenmm.model.lora import LoraConfig
 from xgenmm.objectives import OBJECTIVES
 from xgenmm.objectives.dpo import Dpo, DpoConfig, dpo_loss
@@ -223,13 +223,15 @@ def test_the_other_losses_by_hand(settings, expected):
 
 def test_settings_that_make_no_sense():
     for settings, message in (
-        ({"label_smoothing": 0.5}, "at least 0 and below 0.5"),
+        ({"label_smoothing": 0.5}, r"objective.label_smoothing: must be at least 0 and below 0.5, but is 0.5"),
         ({"loss": "ipo", "label_smoothing": 0.1}, "the loss ipo has none"),
         ({"loss": "ipo", "beta": 0.0}, "above 0 for ipo"),
-        ({"beta": -1.0}, "must not be below 0"),
+        ({"beta": -1.0}, r"objective.beta: must be at least 0, but is -1.0"),
+        ({"beta": math.nan}, r"objective.beta: must be a finite number, but is nan"),
+        ({"nll_weight": -5}, r"objective.nll_weight: must be at least 0, but is -5.0"),
     ):
         with pytest.raises(ConfigError, match=message):
-            DpoConfig(**settings)
+            decode(DpoConfig, settings, "objective")
 
 
 @pytest.fixture(scope="module")

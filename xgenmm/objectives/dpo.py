@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from xgenmm.config import NotNegative
 from xgenmm.objectives.objective import Model, Objective, ObjectiveOutput, documents_of_targets, sums_of, target_logps
 from xgenmm.objectives.preference_losses import PreferenceLossConfig, dpo_loss, reward_margin
 from xgenmm.objectives.reference import Reference, live_reference
@@ -20,7 +21,7 @@ from xgenmm.types import IGNORE_INDEX, Batch
 class DpoConfig(PreferenceLossConfig):
     """Settings of DPO. Not published for xGen-MM: ours."""
 
-    nll_weight: float = 0.0
+    nll_weight: NotNegative = 0.0
     """Weight of the preferred answer's mean negative log-likelihood per token, added to each pair's loss: keeps the
     model from making both answers unlikely."""
     reference: Literal["live", "cached"] = "live"

@@ -5,13 +5,13 @@ Sources: DPO, arXiv 2305.18290, equation 7; smoothed labels, Mitchell's note on 
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from xgenmm.config import ConfigError
+from xgenmm.config import Bounds, ConfigError, NotNegative
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,20 +20,18 @@ class PreferenceLossConfig:
 
     loss: Literal["sigmoid", "robust", "hinge", "ipo"] = "sigmoid"
     """DPO's own; DPO corrected for swapped labels; a margin that is enough; the squared distance to one."""
-    beta: float = 0.1
+    beta: NotNegative = 0.1
     """How strongly the policy is held to the reference; 0 ignores the reference. For `ipo` the margin to reach is
     1 / (2 beta) per token.
     """
-    label_smoothing: float = 0.0
+    label_smoothing: Annotated[float, Bounds(least=0, below=0.5)] = 0.0
     """Share of pairs that are thought to be labelled the wrong way round, for `sigmoid` and `robust`."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.label_smoothing < 0.5:
-            raise ConfigError(f"label_smoothing: {self.label_smoothing} must be at least 0 and below 0.5")
         if self.label_smoothing and self.loss not in ("sigmoid", "robust"):
             raise ConfigError(f"label_smoothing: the loss {self.loss} has none")
-        if self.beta < 0 or (self.beta == 0 and self.loss == "ipo"):
-            raise ConfigError(f"beta: {self.beta} must not be below 0, and above 0 for ipo")
+        if self.beta == 0 and self.loss == "ipo":
+            raise ConfigError("beta: must be above 0 for ipo")
 
 
 def reward_margin(
