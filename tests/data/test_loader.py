@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from xgenmm.config import ConfigError
+from xgenmm.config import ConfigError, decode
 from xgenmm.data.adapters.choosing import pick
 from xgenmm.data.loader import NOTHING, Loader, ReadConfig, _portions
 from xgenmm.data.mixture import MixtureConfig
@@ -324,8 +324,9 @@ def test_settings_that_make_no_sense(make, toy_folder):
         make("pairs", "pairs")
     with pytest.raises(ConfigError, match="either all sources have a weight or none"):
         make("pairs", source(toy_folder, "talks", weight=1.0), mixture=MixtureConfig(at_end="repeat"))
-    with pytest.raises(ConfigError, match="threads"):
-        ReadConfig(threads=0)
+    for name in ("threads", "prefetch_mb", "slow_seconds"):
+        with pytest.raises(ConfigError, match=rf"reading.{name}: must be"):
+            decode(ReadConfig, {name: 0}, "reading")
 
 
 def test_documents_of_a_row_are_parted_by_their_number_and_by_their_tiles():

@@ -179,8 +179,6 @@ def test_a_source_without_supervised_tokens_is_not_drawn_for_ever():
         ([0.5, 0.5], {"schedule": {5: {"s0": 1.0}}}, r"schedule.5: must name every source .*, but does not name s1"),
         ([0.5, 0.5], {"schedule": {5: {"s0": 1.0, "z1": 1.0}}}, 'there is no source "z1"; did you mean "s1"'),
         ([0.5, 0.5], {"normalise": False, "schedule": {5: {"s0": 1.0, "s1": 1.0}}}, r"schedule.5: weights add up to 2"),
-        ([0.5, 0.5], {"schedule": {0: {"s0": 1.0, "s1": 1.0}}}, "the steps of schedule must be at least 1"),
-        ([0.5, 0.5], {"mix_shards": 0}, "mix_shards"),
     ],
 )
 def test_settings_that_make_no_mixture_are_refused(weights, settings, message):

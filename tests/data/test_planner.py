@@ -1,5 +1,6 @@
 """The planner: what a step holds, that nothing is lost, and that nothing but settings, seed and lengths decides it."""
 
+import math
 from collections import Counter
 
 import pytest
@@ -28,6 +29,7 @@ from xgenmm.data.lengths import source_lengths
 from xgenmm.data.mixture import MixtureConfig
 from xgenmm.data.plan import EMPTY_ROW, deal
 from xgenmm.data.planner import PLAN_VERSION, BatchConfig, MixtureSource
+from xgenmm.data.source import SourceConfig
 
 few = settings(max_examples=25, deadline=None)  # shapes are checked in tests, which is what costs time here
 
@@ -293,15 +295,22 @@ def test_settings_of_a_step_as_a_recipe_has_them():
         with pytest.raises(ConfigError, match="give either size"):
             decode(BatchConfig, batch)
     for name in ("size", "tokens", "tiles", "micro"):
-        with pytest.raises(ConfigError, match=f"batch.{name} must be at least 1, but is 0"):
-            decode(BatchConfig, {"size": 8, name: 0})
+        with pytest.raises(ConfigError, match=rf"batch.{name}: must be at least 1, but is 0"):
+            decode(BatchConfig, {"size": 8, name: 0}, "batch")
+    for name in ("max_bad", "warn_bad"):
+        with pytest.raises(ConfigError, match=rf"batch.{name}: must be at least 0 and at most 1, but is 5.0"):
+            decode(BatchConfig, {"size": 8, name: 5}, "batch")
+    for name, number in (("samples", 0), ("weight", -1), ("weight", math.nan)):
+        with pytest.raises(ConfigError, match=rf"data.{name}: must be"):
+            decode(SourceConfig, {"name": "a", "adapter": "llava", "path": "a.json", name: number}, "data")
+    for name, value in (("mix_shards", 0), ("schedule", {0: {"a": 1}}), ("schedule", {2: {"a": -1}})):
+        with pytest.raises(ConfigError, match=rf"mixture.{name}.*: must be at least"):
+            decode(MixtureConfig, {name: value}, "mixture")
 
 
-def test_sources_need_names_of_their_own_and_rows_to_take():
+def test_sources_need_names_of_their_own():
     with pytest.raises(ConfigError, match=r"each its own name, but has \['a', 'a'\]"):
         planner([source("a", 3), source("a", 4)])
-    with pytest.raises(ConfigError, match='"a": samples must be at least 1, but is 0'):
-        planner([source("a", 3, samples=0)])
 
 
 def test_replay_says_when_there_is_no_such_step():

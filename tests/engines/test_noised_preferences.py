@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from xgenmm.config import ConfigError
+from xgenmm.config import ConfigError, decode
 from xgenmm.data.listing import ListedRows
 from xgenmm.data.loader import Loader
 from xgenmm.data.planner import BatchConfig
@@ -47,6 +47,9 @@ def test_noise_replaces_variance_and_is_the_same_for_the_same_seed():
 def test_steps_outside_the_process_are_refused():
     with pytest.raises(ConfigError, match="step 1001 must lie between 0 and steps, 1000"):
         NoiseConfig(step=1001)
+    for settings in ({"noise": {"step": -1}}, {"noise": {"step": 0, "steps": 1}}, {"max_new_tokens": 0}):
+        with pytest.raises(ConfigError, match=r"noised.*: must be at least"):
+            decode(NoisedConfig, settings, "noised")
 
 
 # ---------------------------------------------------------------------- the rows

@@ -48,8 +48,9 @@ def test_nothing_to_draw_stops_nothing(tmp_path):
 
 
 def test_mistakes_are_told_when_the_recipe_is_read():
-    with pytest.raises(ConfigError, match="every must be at least 1"):
-        WatchConfig(tasks=("pope",), data=".", every=0)
+    for name in ("every", "limit", "batch_size"):
+        with pytest.raises(ConfigError, match=rf"evaluate.{name}: must be at least 1, but is 0"):
+            decode(WatchConfig, {"tasks": ["pope"], "data": ".", "every": 5, name: 0}, "evaluate")
     with pytest.raises(ConfigError, match='did you mean "pope"'):
         WatchConfig(tasks=("popes",), data=".", every=5)
 

@@ -8,16 +8,21 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from xgenmm.cli.command import main
 from xgenmm.config import RECIPES, ConfigError, decode, encode, override, read_yaml
 from xgenmm.data.quarantine import DataError, read_lines
 from xgenmm.engines import noised_preferences
 from xgenmm.model.vlm import XGenMMForConditionalGeneration
 from xgenmm.model.weights import WeightsError
+from xgenmm.objectives import OBJECTIVES
+from xgenmm.processor.processor import ProcessorConfig
 from xgenmm.recipe.checks import check
 from xgenmm.recipe.run import _settle_precision, run
 from xgenmm.recipe.settings import Recipe, load_recipe
@@ -326,7 +331,7 @@ def test_precision_is_settled_once_for_a_run(toy_folder, tmp_path, monkeypatch):
         ("stages.sft.name=pretrain", "each with a name of its own"),
         ("stages.sft.name=a/b", '"a/b" cannot be the name of a stage'),
         ("stages.sft.epochs=1", "recipe.stages.sft: give either steps or epochs"),
-        ("stages.sft.steps=0", "must be above 0"),
+        ("stages.sft.steps=0", "recipe.stages.sft.steps: must be at least 1, but is 0"),
         (
             "stages.sft.train={vision: false, resampler: false, language: false}",
             "recipe.stages.sft.train: nothing trains",
@@ -344,12 +349,53 @@ def test_precision_is_settled_once_for_a_run(toy_folder, tmp_path, monkeypatch):
         ("model=null", 'the first stage "pretrain" needs weights'),
         ("model.vision=./none", "recipe.model.vision: there is no folder ./none"),
         ("stages=[]", "recipe.stages: at least one"),
+        ("model.resampler.depth=0", "recipe.model.resampler.depth: must be at least 1, but is 0"),
+        ("reading.threads=0", "recipe.reading.threads: must be at least 1, but is 0"),
+        ("stages.safety.optim.betas=[0.9, 1.5]", "recipe.stages.safety.optim.betas.1: must be at least 0 and below 1"),
+        ("stages.safety.optim.clip=.nan", "recipe.stages.safety.optim.clip: must be a finite number, but is nan"),
+        ("stages.safety.lora.rank=0", "recipe.stages.safety.lora.rank: must be at least 1, but is 0"),
+        ("stages.dpo.objective.beta=.nan", "recipe.stages.dpo.objective.beta: must be a finite number, but is nan"),
+        ("stages.safety.processor.max_tokens=0", "recipe.stages.safety.processor.max_tokens: must be at least 1"),
+        ("processor.std=[1, 0, 1]", "processor.std.1: must be above 0, but is 0.0"),
+        ("processor.grids=[[0, 2]]", "processor.grids.0.0: must be at least 1, but is 0"),
     ],
 )
 def test_mistakes_are_found_before_anything_runs(toy_folder, tmp_path, assignment, message):
     with pytest.raises(ConfigError) as error:
         check(debug(toy_folder, tmp_path, assignment))
     assert message in str(error.value)
+
+
+def numbers_of(kind: Any, where: str) -> Iterator[tuple[str, Any]]:
+    """Every number in a type of settings, with its place, as the type with its bounds."""
+    if kind in (int, float) or (get_origin(kind) is Annotated and get_args(kind)[0] in (int, float)):
+        yield where, kind
+    elif dataclasses.is_dataclass(kind):
+        for name, hint in get_type_hints(kind, include_extras=True).items():
+            yield from numbers_of(hint, f"{where}.{name}")
+    elif get_origin(kind) is not Literal:
+        for argument in get_args(kind):
+            yield from numbers_of(argument, where)
+
+
+def test_every_number_of_a_recipe_says_its_bounds():
+    """So that none can be written down that trains wrongly, and none is nan."""
+    roots = {"recipe": Recipe, "processor": ProcessorConfig, **OBJECTIVES}
+    numbers = [found for where, root in roots.items() for found in numbers_of(root, where)]
+    assert len(numbers) > 50
+    without = {where for where, kind in numbers if get_origin(kind) is not Annotated}
+    # a seed may be any number; training does not read the plan
+    assert {where for where in without if not where.startswith("recipe.plan.")} == {"recipe.seed"}
+
+
+def test_a_number_out_of_bounds_is_a_mistake_in_the_recipe(toy_folder, tmp_path, capsys):
+    """Exit code 2, one line, and nothing on the disk."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps(encode(debug(toy_folder, tmp_path / "runs"))))
+    assert main(["train", str(path), "stages.safety.optim.part_lr={language: -1}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "xgenmm: recipe.stages.safety.optim.part_lr.language: must be above 0, but is -1.0"
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_folder_that_holds_no_weights(toy_folder, tmp_path):

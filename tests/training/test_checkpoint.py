@@ -19,7 +19,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from xgenmm.config import ConfigError
+from xgenmm.config import ConfigError, decode
 from xgenmm.training import shards
 from xgenmm.training.checkpoint import (
     CheckpointConfig,
@@ -208,8 +208,8 @@ def test_a_flipped_bit_costs_one_checkpoint_and_is_told(tmp_path, caplog):
 
 @pytest.mark.parametrize("name", ["every", "keep", "keep_every"])
 def test_settings_without_sense_are_refused(name):
-    with pytest.raises(ConfigError, match="at least 1"):
-        CheckpointConfig(**{name: 0})
+    with pytest.raises(ConfigError, match=rf"checkpoint.{name}: must be at least 1, but is 0"):
+        decode(CheckpointConfig, {name: 0}, "checkpoint")
 
 
 def test_nothing_there(tmp_path):

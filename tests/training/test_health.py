@@ -1,10 +1,11 @@
 """What counts as a jump, and what the settings refuse."""
 
+import math
 import statistics
 
 import pytest
 
-from xgenmm.config import ConfigError
+from xgenmm.config import ConfigError, decode
 from xgenmm.training.health import HealthConfig, robust_deviations
 
 
@@ -22,7 +23,17 @@ def test_too_few_losses_and_losses_that_hardly_vary_make_no_jump():
     assert robust_deviations(1.05, [1.0] * 20) == pytest.approx(5.0)  # in hundredths of the median
 
 
-@pytest.mark.parametrize("settings", [{"skip_in_row": -1}, {"spike": 0.0}, {"spike_window": 5}, {"hang_seconds": 0.0}])
-def test_settings_without_sense_are_refused(settings):
-    with pytest.raises(ConfigError, match="health"):
-        HealthConfig(**settings)
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        *(("skip_in_row", -1), ("skip_in_all", -1), ("spike", 0), ("spike", math.nan), ("spike_window", 5)),
+        *(("hang_seconds", 0), ("hang_seconds", math.nan)),
+    ],
+)
+def test_settings_without_sense_are_refused(name, number):
+    with pytest.raises(ConfigError, match=rf"health.{name}: must be"):
+        decode(HealthConfig, {name: number}, "health")
+
+
+def test_never_is_a_time_for_a_hang():
+    assert decode(HealthConfig, {"hang_seconds": math.inf}).hang_seconds == math.inf

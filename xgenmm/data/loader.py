@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from xgenmm.config import ConfigError
+from xgenmm.config import ConfigError, Count, Positive
 from xgenmm.data.mixture import MixtureConfig
 from xgenmm.data.plan import Row, Slot, StepPlan, deal
 from xgenmm.data.planner import BatchConfig, MixtureSource, Planner
@@ -50,22 +50,18 @@ empties the processor's caches, and the first document that is opened afterwards
 class ReadConfig:
     """How a machine reads what was planned. Changes speed and memory; only `decode` changes a pixel."""
 
-    threads: int | None = None
+    threads: Count | None = None
     """Threads that read and decode; by default one per core."""
-    prefetch_mb: int = 512
+    prefetch_mb: Count = 512
     """Megabytes of documents that are read ahead of training."""
     decode: Decode = "draft"
     """`draft`: JPEGs much larger than their tiles are decoded at a half, a quarter or an eighth of their size, and all
     pictures are resized by torch; several times as fast, and pixels differ by less than a grey level on average.
     `exact`: whole, resized by Pillow, as evaluation does."""
-    slow_seconds: float = 30.0
+    slow_seconds: Positive = 30.0
     """A document that takes longer is named in the log."""
     index: str | None = None
     """Folder of indexes; by default `xgenmm/index` in the user's cache."""
-
-    def __post_init__(self) -> None:
-        if (self.threads is not None and self.threads < 1) or self.prefetch_mb < 1 or self.slow_seconds <= 0:
-            raise ConfigError("reading: threads and prefetch_mb must be at least 1, slow_seconds above 0")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Literal
 
-from xgenmm.config import ConfigError, nearest
+from xgenmm.config import ConfigError, Count, NotNegative, nearest
 
 Unit = Literal["samples", "tokens", "loss_tokens"]
 AtEnd = Literal["repeat", "stop", "renormalise"]
@@ -24,14 +24,10 @@ class MixtureConfig:
     """When a source with a weight has given all its rows: `repeat` it in another order, `stop` the stage, or let it go
     and `renormalise` the weights of the others until none is left. No default: with weights, this or each source's own
     `at_end` says it."""
-    schedule: dict[int, dict[str, float]] = field(default_factory=dict)
+    schedule: dict[Count, dict[str, NotNegative]] = field(default_factory=dict)
     """Weights that hold from a step on, {step: {source: weight}}; each names every source, and 0 rests one."""
-    mix_shards: int = 16
+    mix_shards: Count = 16
     """So many shards of a source are mixed at a time: more mixes better, fewer keep reading in one place."""
-
-    def __post_init__(self) -> None:
-        if self.mix_shards < 1 or min(self.schedule, default=1) < 1:
-            raise ConfigError("mixture: mix_shards and the steps of schedule must be at least 1")
 
 
 class Mixture:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from xgenmm.config import ConfigError, encode
+from xgenmm.config import ConfigError, Count, Share, encode
 from xgenmm.data.draws import Draw, Draws
 from xgenmm.data.lengths import SourceLengths
 from xgenmm.data.mixture import AtEnd, Mixture, MixtureConfig
@@ -31,28 +31,24 @@ PLAN_VERSION = 1
 class BatchConfig:
     """What one optimizer step sees, and how it is cut for the machine. Give `size` or `rows`."""
 
-    size: int | None = None
+    size: Count | None = None
     """Samples (pairs, for a preference objective) of one optimizer step, packed among themselves."""
-    rows: int | None = None
+    rows: Count | None = None
     """Packed rows of one optimizer step, however many samples that is; documents wait until they fill a row."""
-    tokens: int | None = None
+    tokens: Count | None = None
     """Positions of a row, text and vision; by default the processor's `max_tokens`."""
-    tiles: int | None = None
+    tiles: Count | None = None
     """Most tiles of a row; by default no limit."""
-    micro: int = 1
+    micro: Count = 1
     """Rows of one forward pass. Changes memory and speed, not the result."""
-    max_bad: float = 0.05
+    max_bad: Share = 0.05
     """Share of unusable documents of one source above which the run stops."""
-    warn_bad: float = 0.001
+    warn_bad: Share = 0.001
     """Share above which it warns."""
 
     def __post_init__(self) -> None:
         if (self.size is None) == (self.rows is None):
             raise ConfigError("batch: give either size (samples of a step) or rows (packed rows of a step)")
-        for name in ("size", "rows", "tokens", "tiles", "micro"):
-            number = getattr(self, name)
-            if number is not None and number < 1:
-                raise ConfigError(f"batch.{name} must be at least 1, but is {number}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,8 +283,6 @@ def _chain(digest: str, rows: Iterable[Row]) -> str:
 def _check_source(source: MixtureSource, tokens: int, tiles: int) -> None:
     lengths = source.lengths
     where = f'data set "{lengths.name}"'
-    if source.samples is not None and source.samples < 1:
-        raise ConfigError(f"{where}: samples must be at least 1, but is {source.samples}")
     for what, largest, capacity in (("tokens", lengths.longest, tokens), ("tiles", lengths.most_tiles, tiles)):
         if largest > capacity:
             raise ConfigError(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xgenmm.config import ConfigError, bind, nearest
+from xgenmm.config import ConfigError, Count, NotNegative, bind, nearest
 from xgenmm.data.adapters import ADAPTERS, Adapter
 from xgenmm.data.adapters.choosing import pick
 from xgenmm.data.files import Place, place_of
@@ -34,9 +34,9 @@ class SourceConfig:
     """Files, globs, folders or URLs: `.tar` shards, `.parquet`, `.json`, `.jsonl`, `.tsv`, or folders of pictures."""
     images: str | None = None
     """Folder at which the picture names of tables start, and where fetched pictures lie; by default the table's own."""
-    weight: float | None = None
+    weight: NotNegative | None = None
     """Share in the mixture; all sources have one, or none: then their sizes count."""
-    samples: int | None = None
+    samples: Count | None = None
     """Train on so many rows, drawn once; more than there are repeats rows. By default all, each once an epoch."""
     at_end: AtEnd | None = None
     """What happens when it has given all its rows, where that is not the mixture's `at_end`."""

@@ -5,22 +5,22 @@ with which visual contrastive decoding (arXiv 2311.16922) makes a model look les
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from xgenmm.config import ConfigError
+from xgenmm.config import Bounds, ConfigError, CountFrom0
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseConfig:
     """How much noise. The paper says neither kind nor amount: ours are visual contrastive decoding's."""
 
-    step: int = 500
+    step: CountFrom0 = 500
     """After so many steps of the process; 0 is the picture as it is."""
-    steps: int = 1000
+    steps: Annotated[int, Bounds(least=2)] = 1000
     """Steps of the whole process."""
     schedule: Literal["sigmoid", "linear"] = "sigmoid"
     """How the noise of a step grows: from 1e-5 to 5e-3 along a sigmoid (visual contrastive decoding: 0.86 of a
@@ -29,10 +29,8 @@ class NoiseConfig:
     """
 
     def __post_init__(self) -> None:
-        if not 0 <= self.step <= self.steps or self.steps < 2:
-            raise ConfigError(
-                f"noise: step {self.step} must lie between 0 and steps, {self.steps}, of which 2 are needed"
-            )
+        if self.step > self.steps:
+            raise ConfigError(f"noise: step {self.step} must lie between 0 and steps, {self.steps}")
 
     @property
     def kept(self) -> float:

@@ -15,7 +15,7 @@ from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
-from xgenmm.config import ConfigError, encode
+from xgenmm.config import ConfigError, Count, encode
 from xgenmm.data.adapters.conversations import MARKER
 from xgenmm.data.adapters.fields import not_blank
 from xgenmm.data.listing import ListedRows
@@ -45,9 +45,9 @@ class NoisedConfig:
     """How the model is asked. Not published for xGen-MM: ours."""
 
     noise: NoiseConfig = field(default_factory=NoiseConfig)
-    max_new_tokens: int = 256
+    max_new_tokens: Count = 256
     """Of an answer. It is the likeliest one, token by token."""
-    batch_size: int = 8
+    batch_size: Count = 8
     """Prompts at a time."""
 
 

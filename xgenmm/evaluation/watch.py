@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 from matplotlib.ticker import MaxNLocator
 from torch.utils.tensorboard import SummaryWriter
 
-from xgenmm.config import ConfigError
+from xgenmm.config import Count
 from xgenmm.evaluation.run import evaluate_model
 from xgenmm.evaluation.settings import EvaluationConfig, EvaluationError
 from xgenmm.files import write_whole
@@ -33,23 +33,21 @@ class WatchConfig:
     """Names of benchmarks."""
     data: str
     """Folder of their data."""
-    every: int
+    every: Count
     """Steps between evaluations; the last step is always evaluated."""
-    limit: int = 64
+    limit: Count = 64
     """Questions per task, always the same ones."""
     profile: str = "paper"
     """Whose prompts and rules."""
-    batch_size: int = 8
+    batch_size: Count = 8
     """Questions at a time."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant.
 
         Raises:
-            ConfigError: A setting is out of its range, or a name is unknown.
+            ConfigError: A name is unknown.
         """
-        if self.every < 1:
-            raise ConfigError(f"evaluate.every must be at least 1, not {self.every}")
         self.evaluation("")
 
     def evaluation(self, output: str) -> EvaluationConfig:

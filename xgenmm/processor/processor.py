@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
-from xgenmm.config import decode, encode
+from xgenmm.config import Count, Finite, Positive, decode, encode
 from xgenmm.pixels import normalised
 from xgenmm.processor.collate import collate
 from xgenmm.processor.images import open_image
@@ -41,16 +41,16 @@ class ProcessorConfig:
 
     prompt: str
     """Name in `PROMPTS` of the chat format."""
-    tile: int
+    tile: Count
     """Side of a tile in pixels: what the vision encoder takes."""
-    mean: tuple[float, float, float]
+    mean: tuple[Finite, Finite, Finite]
     """Subtracted from each channel of pixels in 0..1, then divided by `std`."""
-    std: tuple[float, float, float]
-    grids: tuple[tuple[int, int], ...]
+    std: tuple[Positive, Positive, Positive]
+    grids: tuple[tuple[Count, Count], ...]
     """Any-resolution grids as (rows, columns), most preferred first; none: every image is squashed to one tile."""
-    tokens_per_tile: int
+    tokens_per_tile: Count
     """Vision tokens of a tile: the resampler's number of latents."""
-    max_tokens: int
+    max_tokens: Count
     """Longest sequence, vision tokens included; what is longer is refused, never cut."""
     system: str = DEFAULT_SYSTEM
     """System text of conversations that have none of their own; "" for no system turn."""

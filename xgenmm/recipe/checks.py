@@ -42,8 +42,6 @@ def _check_stage(recipe: Recipe, stage: StageConfig) -> None:
         raise ConfigError(f'{where}: "{stage.name}" cannot be the name of a stage, which is also a folder\'s')
     if (stage.steps is None) == (stage.epochs is None):
         raise ConfigError(f"{where}: give either steps or epochs")
-    if (stage.steps is not None and stage.steps < 1) or (stage.epochs is not None and stage.epochs <= 0):
-        raise ConfigError(f"{where}: steps and epochs must be above 0")
     if not any((stage.train.vision, stage.train.resampler, stage.train.language)):
         raise ConfigError(f"{where}.train: nothing trains; set vision, resampler or language")
     if stage.train.vision and (recipe.feature_cache if stage.feature_cache is None else stage.feature_cache):

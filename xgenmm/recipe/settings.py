@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from xgenmm.budget.settings import PlanConfig
-from xgenmm.config import ConfigError, decode, nearest, read_recipe, shipped_recipes
+from xgenmm.config import ConfigError, Count, Positive, decode, nearest, read_recipe, shipped_recipes
 from xgenmm.costs.sharding import ParallelConfig
 from xgenmm.data.loader import ReadConfig
 from xgenmm.data.mixture import MixtureConfig
@@ -50,9 +50,9 @@ class StageConfig:
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
     """How they share the steps."""
     batch: BatchConfig
-    steps: int | None = None
+    steps: Count | None = None
     """Optimizer steps. Either this or `epochs`."""
-    epochs: float | None = None
+    epochs: Positive | None = None
     """Passes over the data; not with weights, which say how often a source comes without regard to its size."""
     train: TrainConfig = field(default_factory=TrainConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)

@@ -24,7 +24,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.optim import Optimizer
 
-from xgenmm.config import ConfigError
+from xgenmm.config import Count
 from xgenmm.training.ranks import control_group, from_first, gather, new_cpu_group, rank, world_size
 from xgenmm.training.shards import MANIFEST, ShardWriter, sha256, sync
 
@@ -41,16 +41,12 @@ HASHING_THREADS = 4
 class CheckpointConfig:
     """When to save, and what to keep."""
 
-    every: int = 500
+    every: Count = 500
     """Steps between checkpoints; the last step saves in any case. A crash costs at most these and a twentieth more."""
-    keep: int = 2
+    keep: Count = 2
     """How many of the newest are kept."""
-    keep_every: int | None = None
+    keep_every: Count | None = None
     """Those of steps that this divides are kept for good."""
-
-    def __post_init__(self) -> None:
-        if self.every < 1 or self.keep < 1 or (self.keep_every is not None and self.keep_every < 1):
-            raise ConfigError("checkpoint: every, keep and keep_every must be at least 1")
 
 
 class CheckpointError(RuntimeError):

@@ -10,8 +10,9 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from xgenmm.config import ConfigError
+from xgenmm.config import Bounds, CountFrom0, Positive
 from xgenmm.training.metrics import Incident
 from xgenmm.training.ranks import gather, rank
 from xgenmm.training.sums import Sums, plain
@@ -33,24 +34,18 @@ class TrainingError(RuntimeError):
 class HealthConfig:
     """What to make of steps that go wrong, and of steps that do not end."""
 
-    skip_in_row: int = 0
+    skip_in_row: CountFrom0 = 0
     """How many steps in a row may be left out because loss or gradient are not finite; one more stops the run."""
-    skip_in_all: int | None = None
+    skip_in_all: CountFrom0 | None = None
     """The same over the whole stage; `null`: any number."""
-    spike: float = 6.0
+    spike: Positive = 6.0
     """A loss is noted that lies so many standard deviations above the last ones, both estimated robustly."""
-    spike_window: int = 100
+    spike_window: Annotated[int, Bounds(least=LEAST_LOSSES)] = 100
     """How many of the last losses those are."""
-    hang_seconds: float = 300.0
+    hang_seconds: Annotated[float, Bounds(above=0, endless=True)] = 300.0
     """A step that takes longer has all stacks and its sample ids printed; `.inf`: never."""
     hang_exit: bool = False
     """Whether the process then ends, with exit code 124."""
-
-    def __post_init__(self) -> None:
-        if min(self.skip_in_row, self.skip_in_all or 0) < 0 or self.spike <= 0 or self.hang_seconds <= 0:
-            raise ConfigError("health: skips must be at least 0, spike and hang_seconds above 0")
-        if self.spike_window < LEAST_LOSSES:
-            raise ConfigError(f"health: spike_window must be at least {LEAST_LOSSES}")
 
 
 @dataclass(kw_only=True)
