@@ -6,6 +6,7 @@ from typing import Any
 
 from xgenmm.config import ConfigError, decode, nearest
 from xgenmm.data.files import find
+from xgenmm.data.mixture import Mixture
 from xgenmm.model.weights import check_folder
 from xgenmm.objectives.dpo import DpoConfig
 from xgenmm.processor.processor import ProcessorConfig
@@ -57,9 +58,21 @@ def _check_stage(recipe: Recipe, stage: StageConfig) -> None:
     _check_processor({**recipe.processor, **stage.processor}, f"{where}.processor", whole=recipe.stages[0].init is None)
     if stage.init is not None:
         check_folder(Path(stage.init))
+    _check_mixture(stage, where)
     for source in stage.data:
         source.bind_adapter()
         find(source.name, source.patterns)
+
+
+def _check_mixture(stage: StageConfig, where: str) -> None:
+    names = [source.name for source in stage.data]
+    if not names or len(set(names)) < len(names):
+        raise ConfigError(f"{where}.data: needs at least one source, and each its own name, but has {names}")
+    weights, at_ends = [source.weight for source in stage.data], [source.at_end for source in stage.data]
+    try:  # what it says of settings does not depend on sizes, which nobody knows yet
+        Mixture(stage.mixture, names, weights, [1] * len(names), stage.epochs, at_ends)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
 
 
 def check_backbone(where: str, name: str) -> None:
