@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from xgenmm.config import Bounds, ConfigError, Count, CountFrom0, NotNegative, Positive, Share, nearest
+from xgenmm.costs.sharding import PARTS
 from xgenmm.model.lora import whole
 from xgenmm.phases import phase
 
@@ -54,6 +55,10 @@ class OptimConfig:
     """
 
     def __post_init__(self) -> None:
+        for setting, names in (("part_lr", self.part_lr), ("layer_decay", self.layer_decay)):
+            for name in names:
+                if name not in PARTS:
+                    raise ConfigError(f'optim.{setting}: there is no part "{name}"; {nearest(name, PARTS)}')
         if self.decay_steps is not None and self.schedule != "wsd":
             raise ConfigError("optim.decay_steps: only with the schedule wsd")
 
@@ -67,12 +72,8 @@ def build_optimizer(config: OptimConfig, model: nn.Module, parts: Mapping[str, s
         parts: Name of a part -> its submodule's name in `model`.
 
     Raises:
-        ConfigError: Nothing trains, or a setting names no part.
+        ConfigError: Nothing trains.
     """
-    for setting, names in (("part_lr", config.part_lr), ("layer_decay", config.layer_decay)):
-        for name in names:
-            if name not in parts:
-                raise ConfigError(f'optim.{setting}: there is no part "{name}"; {nearest(name, parts)}')
     groups = []
     for part, module in parts.items():
         peak = config.part_lr.get(part, config.lr)
