@@ -399,7 +399,7 @@ def test_a_number_out_of_bounds_is_a_mistake_in_the_recipe(toy_folder, tmp_path,
     path.write_text(json.dumps(encode(debug(toy_folder, tmp_path / "runs"))))
     assert main(["train", str(path), "stages.safety.optim.part_lr={language: -1}"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line == "xgenmm: recipe.stages.safety.optim.part_lr.language: must be above 0, but is -1.0"
+    assert line == "xgenmm: recipe.stages.safety.optim.part_lr.language: must be at least 0, but is -1.0"
     assert not (tmp_path / "runs").exists()
 
 

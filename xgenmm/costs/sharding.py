@@ -25,8 +25,8 @@ class ParallelConfig:
     """
     recompute: dict[str, Recompute] = field(default_factory=dict)
     """By part (`vision`, `resampler`, `language`): what its blocks compute again in the backward pass; nothing by
-    default. `selective` keeps what linear layers and fused attention give (on a CPU in bfloat16 attention is not fused),
-    `full` keeps only what goes into a block.
+    default. `selective` keeps what linear layers and fused attention give (on a CPU in bfloat16 attention is not
+    fused), `full` keeps only what goes into a block.
     """
     compile: bool = False
     """Compile every block with torch.compile: some minutes at the start, then faster steps on GPUs."""

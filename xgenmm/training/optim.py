@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from xgenmm.config import Bounds, ConfigError, Count, CountFrom0, NotNegative, Positive, Share, nearest
+from xgenmm.config import Bounds, ConfigError, Count, CountFrom0, NotNegative, Share, nearest
 from xgenmm.costs.sharding import PARTS
 from xgenmm.model.lora import whole
 from xgenmm.phases import phase
@@ -25,9 +25,9 @@ Decay = Annotated[float, Bounds(least=0, below=1)]
 class OptimConfig:
     """How the weights move."""
 
-    lr: Positive
+    lr: NotNegative
     """Highest learning rate."""
-    part_lr: dict[str, Positive] = field(default_factory=dict)
+    part_lr: dict[str, NotNegative] = field(default_factory=dict)
     """Another highest learning rate for `vision`, `resampler` or `language`."""
     layer_decay: dict[str, Annotated[float, Bounds(above=0, most=1)]] = field(default_factory=dict)
     """By part: how the rate falls per layer from its output down to its input, so that what reads raw data moves least.
@@ -46,9 +46,9 @@ class OptimConfig:
     weight_decay: NotNegative = 0.0
     """On all that trains, biases and norms included, as in the reference (spec 1.5)."""
     betas: tuple[Decay, Decay] = (0.9, 0.999)
-    eps: Positive = 1e-8
-    clip: Positive = 1.0
-    """Largest norm of a step's gradient; longer ones are shortened to it."""
+    eps: NotNegative = 1e-8
+    clip: Annotated[float, Bounds(above=0, endless=True)] = 1.0
+    """Largest norm of a step's gradient; longer ones are shortened to it. `.inf`: none is."""
     ema: Decay | None = None
     """Keep a moving average of what trains, with this share of the old average in every step (0.999, say). It is then
     what is evaluated, and what the stage's weights hold.
