@@ -12,6 +12,7 @@ from xgenmm.config import (
     Count,
     CountFrom0,
     Finite,
+    Keys,
     NotNegative,
     Positive,
     Share,
@@ -125,6 +126,19 @@ def test_numbers_within_their_bounds_are_taken():
 def test_true_is_not_one_in_a_choice():
     with pytest.raises(ConfigError, match="fits no choice"):
         decode(Run, override(GOOD, ["stages.sft.train=1"]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unread:
+    optim: Annotated[dict[str, Any], Keys(("lr", "clip"))] = field(default_factory=dict)
+
+
+def test_names_of_what_is_not_read_are_checked():
+    assert decode(Unread, {"optim": {"lr": "anything"}}).optim == {"lr": "anything"}
+    with pytest.raises(ConfigError, match=r'recipe\.optim: unknown setting "lrr"; did you mean "lr"'):
+        decode(Unread, {"optim": {"lrr": 1}})
+    with pytest.raises(ConfigError, match=r"recipe\.optim: must be a mapping, but is empty"):
+        decode(Unread, {"optim": None})
 
 
 def test_override_by_name_number_and_new_key_leaves_the_original_alone():

@@ -59,6 +59,23 @@ class Bounds:
             raise ConfigError(f"{where}: must be {self}, but is {number}")
 
 
+@dataclasses.dataclass(frozen=True)
+class Keys:
+    """In `Annotated[dict[str, Any], Keys((...))]`: the settings that there are, for those who do not read them."""
+
+    names: tuple[str, ...]
+
+    def check(self, value: Mapping[Any, Any], where: str) -> None:
+        """Refuse another key.
+
+        Raises:
+            ConfigError: Offers the nearest.
+        """
+        for key in value:
+            if key not in self.names:
+                raise ConfigError(f'{where}: unknown setting "{key}"; {nearest(str(key), self.names)}')
+
+
 Count = Annotated[int, Bounds(least=1)]
 CountFrom0 = Annotated[int, Bounds(least=0)]
 Positive = Annotated[float, Bounds(above=0)]
@@ -170,8 +187,8 @@ def override(settings: Mapping[str, Any], assignments: Iterable[str]) -> dict[st
 
 
 def decode(cls: type[T], value: Any, where: str = "recipe") -> T:
-    """Build a dataclass from a mapping: nested dataclasses, tuples, dicts, `Literal`, `X | None`, paths, numbers with
-    their `Bounds`.
+    """Build a dataclass from a mapping: nested dataclasses, tuples, dicts, `Literal`, `X | None`, paths, numbers, and
+    any of these under a rule of this module (`Annotated[float, Bounds(above=0)]`, `Annotated[dict, Keys(...)]`).
 
     Nothing is converted but whole numbers to `float`, lists to tuples and text to `Path`.
 
@@ -231,10 +248,10 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(kind):
         return _decode_fields(kind, value, where)
     if origin is Annotated:
-        number = _decode(arguments[0], value, where)
-        for bounds in arguments[1:]:
-            bounds.check(number, where)
-        return number
+        decoded = _decode(arguments[0], value, where)
+        for rule in arguments[1:]:
+            rule.check(decoded, where)
+        return decoded
     if origin in (Union, types.UnionType):
         return _decode_union(arguments, value, where)
     if origin is Literal:
@@ -265,9 +282,7 @@ def _decode_fields(cls: Any, value: Any, where: str) -> Any:
 
 def _decode_keys(value: Any, kinds: Mapping[str, Any], required: set[str], where: str) -> dict[str, Any]:
     mapping = _expect(dict, value, where, "a mapping")
-    for key in mapping:
-        if key not in kinds:
-            raise ConfigError(f'{where}: unknown setting "{key}"; {nearest(str(key), kinds)}')
+    Keys(tuple(kinds)).check(mapping, where)
     for name in kinds:
         if name in required and name not in mapping:
             raise ConfigError(f'{where}: the setting "{name}" is missing')

@@ -1,11 +1,14 @@
 """Plans: figures worked out elsewhere, settings that are those of training, and no import that takes seconds."""
 
 import dataclasses
+import inspect
 import re
 import subprocess
 import sys
 import time
+import typing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,16 +21,29 @@ from xgenmm.cli import main
 from xgenmm.config import ConfigError, shipped_recipes
 from xgenmm.costs.architectures import model_shape
 from xgenmm.costs.sharding import Mesh, ParallelConfig, mesh_of, traffic
+from xgenmm.data.adapters import ADAPTERS
+from xgenmm.data.loader import ReadConfig
+from xgenmm.data.mixture import MixtureConfig
 from xgenmm.data.planner import BatchConfig
 from xgenmm.data.source import SourceConfig
+from xgenmm.engines.noise import NoiseConfig
+from xgenmm.engines.noised_preferences import NoisedConfig
+from xgenmm.evaluation.watch import WatchConfig
 from xgenmm.model.layout import layout_of
 from xgenmm.model.lora import LoraConfig
 from xgenmm.model.resampler import ResamplerConfig
 from xgenmm.model.weights import ModelConfig
+from xgenmm.objectives import OBJECTIVES
+from xgenmm.objectives.dpo import DpoConfig
+from xgenmm.objectives.next_token import NextTokenConfig
+from xgenmm.processor.processor import ProcessorConfig
 from xgenmm.recipe.drawing import drawn_steps
 from xgenmm.recipe.measuring import measure
 from xgenmm.recipe.parts import build, make_loader, stage_processor
 from xgenmm.recipe.settings import Recipe, StageConfig, TrainConfig, load_recipe
+from xgenmm.training.checkpoint import CheckpointConfig
+from xgenmm.training.health import HealthConfig
+from xgenmm.training.optim import OptimConfig
 
 SMOLLM2 = {"model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30}
 SMOLLM2 |= {"num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152}
@@ -132,23 +148,78 @@ def test_computing_again_takes_memory_away_and_adds_operations():
         (view.BatchView, BatchConfig),
         (view.ModelView, ModelConfig),
         (view.ResamplerView, ResamplerConfig),
+        (view.ProcessorView, ProcessorConfig),
+        (view.OptimView, OptimConfig),
+        (view.NextTokenView, NextTokenConfig),
+        (view.DpoView, DpoConfig),
+        (view.WatchView, WatchConfig),
+        (view.NoisedView, NoisedConfig),
     ],
 )
 def test_a_plan_reads_the_settings_that_training_reads(ours, theirs):
     # Whoever adds a setting adds its name to the view; whether it costs anything is then a question with an answer.
     views = {field.name: field for field in dataclasses.fields(ours)}
     settings = {field.name: field for field in dataclasses.fields(theirs)}
+    for said_by_the_parts in ("tile", "tokens_per_tile") if theirs is ProcessorConfig else ():
+        del settings[said_by_the_parts]
     assert views.keys() == settings.keys()
+    read, real = typing.get_type_hints(ours), typing.get_type_hints(theirs)
     for name, field in views.items():
+        kinds = (real[name], *typing.get_args(real[name]))
+        assert read[name] is not Any or not any(map(dataclasses.is_dataclass, kinds)), f"{name} is a level of its own"
         if field.type not in ("Any", dataclasses.MISSING) and isinstance(field.default, int | str | float | bool):
             assert field.default == settings[name].default, name
 
 
-def test_unknown_settings_are_named():
-    with pytest.raises(ConfigError, match='did you mean "mfu"'):
-        load_view("paper/pretrain", ["plan.muf=0.5"])
-    with pytest.raises(ConfigError, match='did you mean "steps"'):
-        load_view("paper/pretrain", ["stages.pretrain.stepss=1"])
+@pytest.mark.parametrize(
+    ("keys", "theirs"),
+    [
+        (view.MIXTURE, MixtureConfig),
+        (view.CHECKPOINT, CheckpointConfig),
+        (view.HEALTH, HealthConfig),
+        (view.READING, ReadConfig),
+        (typing.get_type_hints(view.NoisedView, include_extras=True)["noise"].__metadata__[0], NoiseConfig),
+    ],
+)
+def test_names_that_a_plan_does_not_read_are_those_of_training(keys, theirs):
+    assert set(keys.names) == {field.name for field in dataclasses.fields(theirs)}
+
+
+def test_adapters_and_objectives_are_those_of_training():
+    assert view.OBJECTIVES.keys() == OBJECTIVES.keys()
+    options = {
+        name: {p.name for p in inspect.signature(adapter).parameters.values() if p.kind is p.KEYWORD_ONLY}
+        for name, adapter in ADAPTERS.items()
+    }
+    assert {name: set(keys.names) for name, keys in view.ADAPTERS.items()} == options
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("plan.muf=0.5", 'recipe.plan: unknown setting "muf"; did you mean "mfu"'),
+        ("stages.0.stepss=1", 'recipe.stages.pretrain: unknown setting "stepss"; did you mean "steps"'),
+        ("stages.0.optim.lrr=1", 'recipe.stages.pretrain.optim: unknown setting "lrr"; did you mean "lr"'),
+        ("stages.0.checkpoint.evry=1", 'pretrain.checkpoint: unknown setting "evry"; did you mean "every"'),
+        ("stages.0.health.spikes=1", 'pretrain.health: unknown setting "spikes"; did you mean "spike"'),
+        ("stages.0.mixture.units=tokens", 'pretrain.mixture: unknown setting "units"; did you mean "unit"'),
+        ("stages.0.evaluate={task: [pope], data: d, every: 1}", 'unknown setting "task"; did you mean "tasks"'),
+        ("stages.0.noised.noise.stepp=1", 'pretrain.noised.noise: unknown setting "stepp"; did you mean "step"'),
+        ("stages.0.processor.grid=1", 'pretrain.processor: unknown setting "grid"; did you mean "grids"'),
+        ("stages.0.objective={name: dppo}", 'there is no objective "dppo"; did you mean "dpo"'),
+        ("stages.0.objective={name: dpo, betta: 1}", 'objective: unknown setting "betta"; did you mean "beta"'),
+        ("stages.0.data.obelics.options.images=6", 'unknown setting "images"; did you mean "max_images"'),
+        ("stages.0.data.obelics.adapter=mnt", 'data set "obelics": unknown adapter "mnt"; did you mean "mint"'),
+        ("processor.grid=1", 'recipe.processor: unknown setting "grid"; did you mean "grids"'),
+        ("reading.thread=1", 'recipe.reading: unknown setting "thread"; did you mean "threads"'),
+    ],
+)
+def test_unknown_settings_are_named(assignment, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_view("paper/pretrain", [assignment])
+
+
+def test_a_gpu_that_is_not_in_the_table_is_named():
     with pytest.raises(ConfigError, match=r"plan\.tflops"):
         plan_of(load_view("paper/pretrain", ["plan.gpu=X100"]))
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from xgenmm.budget.settings import PlanConfig
-from xgenmm.budget.view import RecipeView, StageView
+from xgenmm.budget.view import DpoView, RecipeView, StageView
 from xgenmm.config import ConfigError
 from xgenmm.costs.flops import Flops, Trained, Work, step_flops
 from xgenmm.costs.gpus import Gpu
@@ -145,7 +145,8 @@ def plan_stage(recipe: RecipeView, stage: StageView, shape: ModelShape, drawn: D
     Raises:
         ConfigError: The plan's settings name no GPU, or the strategy does not fit the number of GPUs.
     """
-    preferences = stage.objective.get("name") == "dpo"
+    objective = stage.objective_view()
+    preferences = isinstance(objective, DpoView)
     trained = Trained(
         **vars(stage.train), rank=stage.lora.rank, recompute=recipe.parallel.recompute, by_position=preferences
     )
@@ -155,7 +156,7 @@ def plan_stage(recipe: RecipeView, stage: StageView, shape: ModelShape, drawn: D
     steps = number_of_steps(stage, step, documents) if drawn is None else drawn.of_steps
     flops = step_flops(shape, step.work, trained)
     # A cached reference is asked once for every pair, before the first step.
-    asked_again = preferences and stage.objective.get("reference", "live") == "live"
+    asked_again = isinstance(objective, DpoView) and objective.reference == "live"
     reference = float(flops.sum.forward) if asked_again else 0.0
     draft = StagePlan(
         name=stage.name,
@@ -215,7 +216,7 @@ def plan_fleet(
         mesh=mesh,
         precision=precision,
         several=passes > 1,
-        average=stage.optim.get("ema") is not None,
+        average=stage.optim.ema is not None,
     )
     learns = sum(count.trained for count in plan.counts.values())
     sent = traffic(
@@ -250,8 +251,8 @@ def row_length(recipe: RecipeView, stage: StageView) -> int:
     Raises:
         ConfigError: Nothing says it.
     """
-    length = stage.batch.tokens or {**recipe.processor, **stage.processor}.get("max_tokens")
-    if not isinstance(length, int):
+    length = stage.batch.tokens or stage.processor.max_tokens or recipe.processor.max_tokens
+    if length is None:
         raise ConfigError(f"recipe.stages.{stage.name}.batch.tokens: nothing says how long a row is")
     return length
 

@@ -1,16 +1,16 @@
 """The settings of a recipe that decide what it costs, read without importing what they set, which would take seconds.
 
-Other settings pass through unread; but an unknown one is found here too, at every level that is read. Tests compare the
-names with those of the real settings.
+Other settings pass through unread, but for their names: an unknown one is found here too, at every level. Tests compare
+the names with those of the real settings.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from glob import glob
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from xgenmm.budget.settings import PlanConfig
-from xgenmm.config import ConfigError, decode, read_recipe
+from xgenmm.config import ConfigError, Keys, decode, nearest, read_recipe
 from xgenmm.costs.flops import Mode
 from xgenmm.costs.sharding import ParallelConfig
 
@@ -38,17 +38,56 @@ class ModelView:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ProcessorView:
+    """Of `ProcessorConfig`, less what encoder and resampler say."""
+
+    prompt: Any = None
+    mean: Any = None
+    std: Any = None
+    grids: Any = None
+    max_tokens: int | None = None
+    system: Any = None
+    document_prefix: Any = None
+
+
+ADAPTERS: Mapping[str, Keys] = {
+    "caption_pairs": Keys(("prefix", "every")),
+    "caption_rows": Keys(("prefix",)),
+    "kale": Keys(("prefix",)),
+    "ocr": Keys(("levels", "raw_caption", "remove_filler")),
+    "grounding": Keys(("levels",)),
+    "visual_genome": Keys(()),
+    "mint": Keys(("max_images",)),
+    "interleaved_rows": Keys(("max_images",)),
+    "llava": Keys(("max_images", "independent")),
+    "messages": Keys(("max_images",)),
+    "cauldron": Keys(("max_images",)),
+    "instructions": Keys(()),
+    "preference": Keys(()),
+    "vlfeedback": Keys(()),
+    "vlguard": Keys(()),
+}
+"""The options of every adapter."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SourceView:
     """Of `SourceConfig`."""
 
     name: str
-    adapter: Any
+    adapter: str
     path: str | tuple[str, ...]
     images: Any = None
     weight: float | None = None
     samples: int | None = None
     at_end: Any = None
-    options: Any = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        where = f'data set "{self.name}"'
+        if self.adapter not in ADAPTERS:
+            raise ConfigError(f'{where}: unknown adapter "{self.adapter}"; {nearest(self.adapter, ADAPTERS)}')
+        ADAPTERS[self.adapter].check(self.options, f"{where}: options")
 
     @property
     def patterns(self) -> tuple[str, ...]:
@@ -92,26 +131,106 @@ class LoraView:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OptimView:
+    """Of `OptimConfig`."""
+
+    lr: Any
+    part_lr: Any = None
+    layer_decay: Any = None
+    schedule: Any = None
+    warmup_steps: Any = None
+    decay_steps: Any = None
+    floor: Any = None
+    weight_decay: Any = None
+    betas: Any = None
+    eps: Any = None
+    clip: Any = None
+    ema: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NextTokenView:
+    """Of `NextTokenConfig`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DpoView:
+    """Of `DpoConfig`."""
+
+    loss: Any = None
+    beta: Any = None
+    label_smoothing: Any = None
+    nll_weight: Any = None
+    reference: Literal["live", "cached"] = "live"
+
+
+OBJECTIVES: Mapping[str, type[NextTokenView] | type[DpoView]] = {"next_token": NextTokenView, "dpo": DpoView}
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchView:
+    """Of `WatchConfig`."""
+
+    tasks: Any
+    data: Any
+    every: Any
+    limit: Any = None
+    profile: Any = None
+    batch_size: Any = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoisedView:
+    """Of `NoisedConfig`."""
+
+    noise: Annotated[dict[str, Any], Keys(("step", "steps", "schedule"))] = field(default_factory=dict)
+    max_new_tokens: Any = None
+    batch_size: Any = None
+
+
+MIXTURE = Keys(("unit", "normalise", "at_end", "schedule", "mix_shards"))
+CHECKPOINT = Keys(("every", "keep", "keep_every"))
+HEALTH = Keys(("skip_in_row", "skip_in_all", "spike", "spike_window", "hang_seconds", "hang_exit"))
+READING = Keys(("threads", "prefetch_mb", "decode", "slow_seconds", "index"))
+
+
+@dataclass(frozen=True, kw_only=True)
 class StageView:
     """Of `StageConfig`."""
 
     name: str
     init: str | None = None
     data: tuple[SourceView, ...]
-    mixture: Any = None
+    mixture: Annotated[dict[str, Any], MIXTURE] = field(default_factory=dict)
     batch: BatchView
     steps: int | None = None
     epochs: float | None = None
     train: TrainView = field(default_factory=TrainView)
     lora: LoraView = field(default_factory=LoraView)
-    objective: dict[str, Any] = field(default_factory=dict)
-    optim: dict[str, Any]
-    checkpoint: Any = None
-    health: Any = None
-    processor: dict[str, Any] = field(default_factory=dict)
+    objective: dict[str, Any] = field(default_factory=lambda: {"name": "next_token"})
+    optim: OptimView
+    checkpoint: Annotated[dict[str, Any], CHECKPOINT] = field(default_factory=dict)
+    health: Annotated[dict[str, Any], HEALTH] = field(default_factory=dict)
+    processor: ProcessorView = field(default_factory=ProcessorView)
     feature_cache: Any = None
-    evaluate: Any = None
-    noised: Any = None
+    evaluate: WatchView | None = None
+    noised: NoisedView | None = None
+
+    def __post_init__(self) -> None:
+        self.objective_view()
+
+    def objective_view(self) -> NextTokenView | DpoView:
+        """The objective's settings.
+
+        Raises:
+            ConfigError: There is no such objective, or it has no such setting.
+        """
+        where = f"recipe.stages.{self.name}.objective"
+        settings = dict(self.objective)
+        name = settings.pop("name", None)
+        if name not in OBJECTIVES:
+            raise ConfigError(f'{where}.name: there is no objective "{name}"; {nearest(str(name), OBJECTIVES)}')
+        return decode(OBJECTIVES[name], settings, where)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,8 +242,8 @@ class RecipeView:
     seed: Any = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     model: ModelView | None = None
-    processor: dict[str, Any] = field(default_factory=dict)
-    reading: Any = None
+    processor: ProcessorView = field(default_factory=ProcessorView)
+    reading: Annotated[dict[str, Any], READING] = field(default_factory=dict)
     feature_cache: Any = None
     stages: tuple[StageView, ...]
     toy: str | None = None
