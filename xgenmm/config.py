@@ -17,6 +17,8 @@ import yaml
 T = TypeVar("T")
 Number = int | float
 
+LARGEST = 1e15
+"""No setting is larger; arithmetic with them then stays finite."""
 RECIPES = Path(__file__).parent / "recipes"
 """The recipes that come with the package."""
 
@@ -48,8 +50,8 @@ class Bounds:
         Raises:
             ConfigError: It does.
         """
-        if math.isnan(number) or (math.isinf(number) and not self.endless):
-            raise ConfigError(f"{where}: must be a finite number, but is {number}")
+        if not abs(number) <= LARGEST and not (self.endless and abs(number) == math.inf):  # nan is not, either
+            raise ConfigError(f"{where}: must be a finite number of no more than {LARGEST:g}, but is {number}")
         if (
             (self.least is not None and number < self.least)
             or (self.above is not None and number <= self.above)
@@ -77,6 +79,8 @@ class Keys:
 
 
 Count = Annotated[int, Bounds(least=1)]
+SmallCount = Annotated[int, Bounds(least=1, most=1000)]
+"""Of what is gone through one by one."""
 CountFrom0 = Annotated[int, Bounds(least=0)]
 Positive = Annotated[float, Bounds(above=0)]
 NotNegative = Annotated[float, Bounds(least=0)]
@@ -266,10 +270,17 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
         key_kind, item_kind = arguments
         return {_decode(key_kind, k, where): _decode(item_kind, v, f"{where}.{k}") for k, v in mapping.items()}
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return _as_float(value, where)
     if kind is Path:
         return Path(_expect(str, value, where, "a path"))
     return _expect(kind, value, where, _NAMES.get(kind, kind.__name__))
+
+
+def _as_float(value: int, where: str) -> float:
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise ConfigError(f"{where}: a number of {len(str(value))} digits is too large") from error
 
 
 def _decode_fields(cls: Any, value: Any, where: str) -> Any:

@@ -37,6 +37,7 @@ from xgenmm.objectives import OBJECTIVES
 from xgenmm.objectives.dpo import DpoConfig
 from xgenmm.objectives.next_token import NextTokenConfig
 from xgenmm.processor.processor import ProcessorConfig
+from xgenmm.recipe.checks import check
 from xgenmm.recipe.drawing import drawn_steps
 from xgenmm.recipe.measuring import measure
 from xgenmm.recipe.parts import build, make_loader, stage_processor
@@ -163,10 +164,15 @@ def test_a_plan_reads_the_settings_that_training_reads(ours, theirs):
     for said_by_the_parts in ("tile", "tokens_per_tile") if theirs is ProcessorConfig else ():
         del settings[said_by_the_parts]
     assert views.keys() == settings.keys()
-    read, real = typing.get_type_hints(ours), typing.get_type_hints(theirs)
+    read, real = (typing.get_type_hints(cls, include_extras=True) for cls in (ours, theirs))
     for name, field in views.items():
         kinds = (real[name], *typing.get_args(real[name]))
-        assert read[name] is not Any or not any(map(dataclasses.is_dataclass, kinds)), f"{name} is a level of its own"
+        if read[name] is Any:
+            levels = [kind for kind in kinds if isinstance(kind, type) and dataclasses.is_dataclass(kind)]
+            assert not levels, f"{name} is a level of its own"
+        else:
+            bounded = [kind for kind in kinds if typing.get_origin(kind) is typing.Annotated]
+            assert set(bounded) <= {read[name], *typing.get_args(read[name])}, f"{name} has other bounds"
         if field.type not in ("Any", dataclasses.MISSING) and isinstance(field.default, int | str | float | bool):
             assert field.default == settings[name].default, name
 
@@ -217,6 +223,65 @@ def test_adapters_and_objectives_are_those_of_training():
 def test_unknown_settings_are_named(assignment, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         load_view("paper/pretrain", [assignment])
+
+
+NONSENSE = [
+    *("batch.rows=0", "batch.rows=-2", "batch.tokens=-1", "batch.tiles=0", "batch.micro=0", "batch.micro=-1"),
+    *("steps=0", "steps=-5", "steps=.inf", "lora.rank=0", "processor.max_tokens=0", "data.vg.samples=0"),
+]
+NONSENSE = [f"stages.0.{one}" for one in NONSENSE]
+NONSENSE += [f"model.resampler.{one}=0" for one in ("latents", "depth", "heads", "head_dim", "ff_mult")]
+NONSENSE += ["model.resampler.heads=-1", "model.resampler.depth=999999999", "processor.max_tokens=-1"]
+
+
+@pytest.mark.parametrize("assignment", NONSENSE)
+def test_nonsense_is_refused_by_plan_and_training_alike(assignment, capsys):
+    setting = assignment.partition("=")[0].removeprefix("stages.0.")
+    assert main(["plan", "paper/pretrain", "stages.0.train.language=lora", assignment]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(rf"{re.escape(setting)}: must be ", line)
+    with pytest.raises(ConfigError, match=rf"{setting.split('.')[-1]}:? must be "):
+        check(load_recipe("paper/pretrain", [assignment]))
+
+
+ASSUMED = [f"{name}={value}" for name in ("tflops", "memory", "per_machine", "gpus") for value in (0, -3)]
+ASSUMED += [f"{name}={value}" for name in ("mfu", "fill") for value in (0, -1, 2, ".nan", ".inf")]
+ASSUMED += [f"{name}={value}" for name in ("vision_share", "supervised_share") for value in (-0.1, 1.5, ".nan")]
+ASSUMED += [f"{name}={value}" for name in ("price", "reserve") for value in (-1, ".nan", ".inf")]
+ASSUMED += ["document_tokens=0", "tflops=.inf", "tflops=1e-300", "memory=.nan"]
+
+
+@pytest.mark.parametrize("assignment", ASSUMED)
+def test_assumptions_that_cannot_be_meant(assignment, capsys):
+    assert main(["plan", "paper/pretrain", f"plan.{assignment}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"recipe.plan.{assignment.partition('=')[0]}: must be " in line
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("stages=[]", "recipe.stages: at least one"),
+        (
+            "stages.0.train={vision: false, resampler: false, language: false}",
+            "recipe.stages.pretrain.train: nothing trains",
+        ),
+        ("stages.0.epochs=1", "recipe.stages.pretrain: give either steps or epochs"),
+        ("stages.0.data=[]", "recipe.stages.pretrain.data: needs at least one source"),
+        ("plan.reserve=80", "plan.reserve: 80 GB leave nothing of 80 GB (H100)"),
+        ("plan.memory=2", "plan.reserve: 3 GB leave nothing of 2 GB (H100)"),
+        ("plan.gpu=H1000", 'plan.gpu: "H1000" is not in the table; did you mean "H100"'),
+    ],
+)
+def test_a_recipe_of_which_there_is_no_plan(assignment, message, capsys):
+    assert main(["plan", "paper/pretrain", assignment]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+@pytest.mark.parametrize("value", ["vision_share=0", "vision_share=1", "supervised_share=0", "price=0", "mfu=1"])
+def test_the_ends_of_a_range_have_a_plan(value):
+    assert "What breaks first" in plan_of(load_view("paper/pretrain", [f"plan.{value}"]))
 
 
 def test_a_gpu_that_is_not_in_the_table_is_named():

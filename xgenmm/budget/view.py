@@ -10,7 +10,18 @@ from glob import glob
 from typing import Annotated, Any, Literal
 
 from xgenmm.budget.settings import PlanConfig
-from xgenmm.config import ConfigError, Keys, decode, nearest, read_recipe
+from xgenmm.config import (
+    Bounds,
+    ConfigError,
+    Count,
+    Keys,
+    NotNegative,
+    Positive,
+    SmallCount,
+    decode,
+    nearest,
+    read_recipe,
+)
 from xgenmm.costs.flops import Mode
 from xgenmm.costs.sharding import ParallelConfig
 
@@ -19,11 +30,11 @@ from xgenmm.costs.sharding import ParallelConfig
 class ResamplerView:
     """Of `ResamplerConfig`, with the same defaults."""
 
-    latents: int = 128
-    depth: int = 6
-    heads: int = 16
-    head_dim: int = 96
-    ff_mult: int = 4
+    latents: Count = 128
+    depth: SmallCount = 6
+    heads: Count = 16
+    head_dim: Count = 96
+    ff_mult: Count = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +56,7 @@ class ProcessorView:
     mean: Any = None
     std: Any = None
     grids: Any = None
-    max_tokens: int | None = None
+    max_tokens: Count | None = None
     system: Any = None
     document_prefix: Any = None
 
@@ -78,8 +89,8 @@ class SourceView:
     adapter: str
     path: str | tuple[str, ...]
     images: Any = None
-    weight: float | None = None
-    samples: int | None = None
+    weight: NotNegative | None = None
+    samples: Count | None = None
     at_end: Any = None
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -99,11 +110,11 @@ class SourceView:
 class BatchView:
     """Of `BatchConfig`."""
 
-    size: int | None = None
-    rows: int | None = None
-    tokens: int | None = None
-    tiles: int | None = None
-    micro: int = 1
+    size: Count | None = None
+    rows: Count | None = None
+    tokens: Count | None = None
+    tiles: Count | None = None
+    micro: Count = 1
     max_bad: Any = None
     warn_bad: Any = None
 
@@ -125,7 +136,7 @@ class TrainView:
 class LoraView:
     """Of `LoraConfig`, with the same defaults."""
 
-    rank: int = 16
+    rank: Count = 16
     alpha: Any = None
     dropout: Any = None
 
@@ -145,7 +156,7 @@ class OptimView:
     betas: Any = None
     eps: Any = None
     clip: Any = None
-    ema: float | None = None
+    ema: Annotated[float, Bounds(least=0, below=1)] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,8 +214,8 @@ class StageView:
     data: tuple[SourceView, ...]
     mixture: Annotated[dict[str, Any], MIXTURE] = field(default_factory=dict)
     batch: BatchView
-    steps: int | None = None
-    epochs: float | None = None
+    steps: Count | None = None
+    epochs: Positive | None = None
     train: TrainView = field(default_factory=TrainView)
     lora: LoraView = field(default_factory=LoraView)
     objective: dict[str, Any] = field(default_factory=lambda: {"name": "next_token"})
@@ -217,6 +228,14 @@ class StageView:
     noised: NoisedView | None = None
 
     def __post_init__(self) -> None:
+        where = f"recipe.stages.{self.name}"
+        names = [source.name for source in self.data]
+        if not names or len(set(names)) < len(names):
+            raise ConfigError(f"{where}.data: needs at least one source, and each its own name, but has {names}")
+        if (self.steps is None) == (self.epochs is None):
+            raise ConfigError(f"{where}: give either steps or epochs")
+        if not any((self.train.vision, self.train.resampler, self.train.language)):
+            raise ConfigError(f"{where}.train: nothing trains; set vision, resampler or language")
         self.objective_view()
 
     def objective_view(self) -> NextTokenView | DpoView:
@@ -250,6 +269,11 @@ class RecipeView:
     trackers: Any = None
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     plan: PlanConfig = field(default_factory=PlanConfig)
+
+    def __post_init__(self) -> None:
+        names = [stage.name for stage in self.stages]
+        if not names or len(set(names)) < len(names):
+            raise ConfigError(f"recipe.stages: at least one, each with a name of its own, not {names}")
 
     @property
     def data_are_here(self) -> bool:

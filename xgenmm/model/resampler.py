@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xgenmm.config import Count
+from xgenmm.config import Count, SmallCount
 from xgenmm.model.lean import gelu_linear
 from xgenmm.model.products import small_attention
 
@@ -25,7 +25,7 @@ class ResamplerConfig:
 
     latents: Count = 128
     """Vision tokens that a tile becomes."""
-    depth: Count = 6
+    depth: SmallCount = 6
     heads: Count = 16
     head_dim: Count = 96
     ff_mult: Count = 4
