@@ -316,6 +316,10 @@ def test_precision_is_settled_once_for_a_run(toy_folder, tmp_path, monkeypatch):
     assert _settle_precision(recipe, cpu) == ("bfloat16", "medium")
     monkeypatch.setattr("xgenmm.recipe.run.probe", lambda _: Probe(speed_up=0.1, **found))
     assert _settle_precision(recipe, cpu) == ("bfloat16", "medium")
+    for damaged in ("", "[]", "{}"):
+        (recipe.folder / "precision.json").write_text(damaged)
+        with pytest.raises(ConfigError, match=r"precision\.json is damaged .*remove it"):
+            _settle_precision(recipe, cpu)
 
 
 # ---- mistakes --------------------------------------------------------------------------------------------------------

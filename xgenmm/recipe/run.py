@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from xgenmm.config import encode
+from xgenmm.config import ConfigError, encode
 from xgenmm.costs.flops import Trained
 from xgenmm.data.loader import Loader
 from xgenmm.data.memory import keep_freed_memory
@@ -311,5 +311,8 @@ def _settle_precision(recipe: Recipe, device: torch.device) -> tuple[Precision, 
         )
         write_whole(path, json.dumps({"choice": found.choice, "float32": found.float32, **encode(found)}))
     from_first(None)  # nobody reads the file before it is there
-    choice = json.loads(path.read_text(encoding="utf-8"))
-    return choice["choice"], choice["float32"]
+    try:
+        choice = json.loads(path.read_text(encoding="utf-8"))
+        return choice["choice"], choice["float32"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} is damaged ({error}): remove it, if the run has no checkpoint yet") from error
