@@ -208,6 +208,19 @@ def decode(cls: type[T], value: Any, where: str = "recipe") -> T:
     return _decode_fields(cls, value, where)
 
 
+def decode_named(kinds: Mapping[str, type[T]], value: Mapping[str, Any], where: str, what: str) -> T:
+    """Build the one of several dataclasses whose name the mapping gives as `name`, from the rest of it.
+
+    Raises:
+        ConfigError: There is none of this name, or the rest does not decode.
+    """
+    settings = dict(value)
+    name = settings.pop("name", None)
+    if name not in kinds:
+        raise ConfigError(f'{where}.name: there is no {what} "{name}"; {nearest(str(name), kinds)}')
+    return decode(kinds[name], settings, where)
+
+
 def bind(function: Callable[..., T], options: Mapping[str, Any], where: str) -> Callable[..., T]:
     """A function with its keyword-only arguments decoded from a mapping, by the same rules as a dataclass's fields.
 

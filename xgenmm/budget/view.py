@@ -19,6 +19,7 @@ from xgenmm.config import (
     Positive,
     SmallCount,
     decode,
+    decode_named,
     nearest,
     read_recipe,
 )
@@ -244,12 +245,7 @@ class StageView:
         Raises:
             ConfigError: There is no such objective, or it has no such setting.
         """
-        where = f"recipe.stages.{self.name}.objective"
-        settings = dict(self.objective)
-        name = settings.pop("name", None)
-        if name not in OBJECTIVES:
-            raise ConfigError(f'{where}.name: there is no objective "{name}"; {nearest(str(name), OBJECTIVES)}')
-        return decode(OBJECTIVES[name], settings, where)
+        return decode_named(OBJECTIVES, self.objective, f"recipe.stages.{self.name}.objective", "objective")
 
 
 @dataclass(frozen=True, kw_only=True)

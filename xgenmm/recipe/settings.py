@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from xgenmm.budget.settings import PlanConfig
-from xgenmm.config import ConfigError, Count, Positive, decode, nearest, read_recipe, shipped_recipes
+from xgenmm.config import Count, Positive, decode, decode_named, read_recipe, shipped_recipes
 from xgenmm.costs.sharding import ParallelConfig
 from xgenmm.data.loader import ReadConfig
 from xgenmm.data.mixture import MixtureConfig
@@ -84,12 +84,7 @@ class StageConfig:
         Raises:
             ConfigError: There is no such objective, or it has no such setting.
         """
-        where = f"recipe.stages.{self.name}.objective"
-        settings = dict(self.objective)
-        name = settings.pop("name", None)
-        if name not in OBJECTIVES:
-            raise ConfigError(f'{where}.name: there is no objective "{name}"; {nearest(str(name), OBJECTIVES)}')
-        return decode(OBJECTIVES[name], settings, where)
+        return decode_named(OBJECTIVES, self.objective, f"recipe.stages.{self.name}.objective", "objective")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -165,7 +165,7 @@ class Trainer:
             self.save()
             self.checkpoints.wait()
             # While a last checkpoint is written there is time for a signal, and the next stage would not know of it.
-            self.stop_if_asked(asked)
+            self.save_or_stop(asked)
         return self.progress
 
     def accumulate(self, step: Step) -> Sums:
@@ -285,16 +285,6 @@ class Trainer:
             self.checkpoints.wait()
             raise Stopped(stop, self.progress.step)
         return seconds
-
-    def stop_if_asked(self, asked: Asked) -> None:
-        """Leave, where everything is saved.
-
-        Raises:
-            Stopped: A signal has asked for it.
-        """
-        (stop,) = highest(asked.signal_number)
-        if stop:
-            raise Stopped(stop, self.progress.step)
 
     def save(self) -> float:
         """Begin a checkpoint of this moment, unless there is one; gives for how many seconds that took."""
