@@ -10,15 +10,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+from measure import number_format
+
 PROGRAM = """
-import time
+import sys, time
 began = time.process_time()
 import measure
 import torch
 from workloads import our_step, page, trainable
 imported = time.process_time()
 model = trainable("XS")
-step = our_step(model, [page(model.config.image_token_id, 256, [(0, 0)])])
+step = our_step(model, [page(model.config.image_token_id, 256, [(0, 0)])], sys.argv[1])
 built = time.process_time()
 step()
 first = time.process_time()
@@ -29,7 +31,7 @@ print(imported - began, built - imported, first - built, time.process_time() - f
 
 def main() -> None:
     times = []
-    command, folder = [sys.executable, "-c", PROGRAM], Path(__file__).parent
+    command, folder = [sys.executable, "-c", PROGRAM, number_format()], Path(__file__).parent
     for _ in range(3):
         done = subprocess.run(command, cwd=folder, env=dict(os.environ), capture_output=True, check=True)
         times.append([float(word) for word in done.stdout.split()])

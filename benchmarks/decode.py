@@ -1,8 +1,9 @@
 """Writing answers: against transformers' own generation, with a padded cache and batches that wait for their longest.
 
 One picture and 128 tokens; 8 prompts of unequal length; 8 long ones of 1 to 5 tiles (P11). 16 answers of 8 to 128
-tokens, which leave when they are done and make room for others, against batches of 8 (P12). Both in bfloat16, after the
-answers were compared in float32. `python benchmarks/decode.py`. Exit code 1 if a bar is missed.
+tokens, which leave when they are done and make room for others, against batches of 8 (P12). Both in the machine's
+number format, after the answers were compared in float32. `python benchmarks/decode.py`. Exit code 1 if a bar is
+missed.
 """
 
 import argparse
@@ -94,7 +95,7 @@ def main() -> int:
     for name, (task, _) in tasks(models).items():
         assert task.peer() == task.ours(), f"{name}: other answers"
     print("all answers equal (float32)")
-    models.bfloat16()
+    models.convert()
     missed = 0
     for name, (task, bar) in tasks(models).items():
         pairs = [(seconds(task.peer), seconds(task.ours)) for _ in range(ROUNDS)]

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 
 import torch
-from measure import cpu_seconds, pairwise, peak_memory_mb
+from measure import computing, cpu_seconds, pairwise, peak_memory_mb
 from models import SIDE, build_model
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -23,6 +23,7 @@ from xgenmm.objectives.reference import asked, by_document, cached_reference
 from xgenmm.processor.branching import branch
 from xgenmm.processor.collate import collate
 from xgenmm.processor.packing import pack
+from xgenmm.training.precision import Precision
 from xgenmm.types import IGNORE_INDEX, Batch, Example, PaddedBatch
 
 GRIDS = ((0, 0), (1, 2), (1, 3), (2, 2))
@@ -66,18 +67,18 @@ def padded_logps(model: torch.nn.Module, batch: PaddedBatch, labels: Tensor) -> 
 class Usual:
     """The peer."""
 
-    def __init__(self, size: str, dtype: torch.dtype) -> None:
+    def __init__(self, size: str, precision: Precision | None = None) -> None:
         self.model = trainable(size)
         self.reference = copy.deepcopy(self.model).requires_grad_(False)
         answers = examples(self.model.config.image_token_id)
         self.batch = collate(answers, pad_id=0, side="right")
         self.labels = pad_sequence([one.labels for one in answers], batch_first=True, padding_value=IGNORE_INDEX)
-        self.dtype = dtype
+        self.precision = precision
 
     def step(self) -> float:
         """Forward and backward; the loss."""
         self.model.zero_grad()
-        with torch.autocast("cpu", self.dtype, enabled=self.dtype != torch.float32):
+        with computing(self.precision):
             policy = padded_logps(self.model, self.batch, self.labels)
             with torch.no_grad():
                 reference = padded_logps(self.reference, self.batch, self.labels)
@@ -95,24 +96,24 @@ class Usual:
 class Ours:
     """Packed, behind shared beginnings, with a reference that was asked before."""
 
-    def __init__(self, size: str, dtype: torch.dtype) -> None:
+    def __init__(self, size: str, precision: Precision | None = None) -> None:
         self.model = trainable(size)
         apart = examples(self.model.config.image_token_id)
         joined = [branch(apart[first : first + 2], self.model.config.image_token_id) for first in range(0, 8, 2)]
         self.batch: Batch = pack([one for one in joined if one is not None], pad_id=0)
-        self.dtype = dtype
+        self.precision = precision
         self.live = asked(self.model)
         self.objective = Dpo(CONFIG, cached_reference(self.write_down()))
 
     def write_down(self) -> dict[str, Tensor]:
         """Ask the reference for these pairs, as it is done once before training."""
-        with torch.autocast("cpu", self.dtype, enabled=self.dtype != torch.float32):
+        with computing(self.precision):
             return by_document(self.batch, self.live(self.batch))
 
     def step(self) -> float:
         """Forward and backward; the loss."""
         self.model.zero_grad()
-        with torch.autocast("cpu", self.dtype, enabled=self.dtype != torch.float32):
+        with computing(self.precision):
             output = self.objective(self.model, self.batch)
             loss = output.loss / output.count
         loss.backward()
@@ -131,7 +132,7 @@ def check_equal() -> None:
 
     The reference is moved first: at the first step all margins are 0 and would hide a mistake.
     """
-    usual, ours = Usual("XS", torch.float32), Ours("XS", torch.float32)
+    usual, ours = Usual("XS", "float32"), Ours("XS", "float32")
     with torch.no_grad():
         for one, other in zip(usual.model.parameters(), ours.model.parameters(), strict=True):
             if one.requires_grad:
@@ -152,17 +153,17 @@ def check_equal() -> None:
 
 def usual_step(size: str) -> Callable[[], float]:
     """For the process whose memory is measured."""
-    return Usual(size, torch.bfloat16).step
+    return Usual(size).step
 
 
 def our_step(size: str) -> Callable[[], float]:
     """For the process whose memory is measured."""
-    return Ours(size, torch.bfloat16).step
+    return Ours(size).step
 
 
 def main(size: str = "XS") -> None:
     check_equal()
-    usual, ours = Usual(size, torch.bfloat16), Ours(size, torch.bfloat16)
+    usual, ours = Usual(size), Ours(size)
     print(f"{size}: {usual.batch.input_ids.numel()} positions the usual way, {len(ours.batch.input_ids)} ours")
     step = pairwise(usual.step, ours.step, pairs=3 if size == "XS" else 1)
     writing = cpu_seconds(ours.write_down)

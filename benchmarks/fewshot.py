@@ -1,9 +1,9 @@
 """Few-shot prompts whose demonstrations are read once, against prompts that are read whole each time (P13).
 
 Sixteen questions behind the same 4 or 8 demonstrations, each a picture of one tile and a few words; ten new tokens,
-eight questions at a time. The peer is transformers' own generation on left-padded whole prompts; both in bfloat16,
-after the answers were compared in float32. `python benchmarks/fewshot.py`; with `--beams 3` both generate as
-OpenFlamingo does. Exit code 1 if a bar is missed.
+eight questions at a time. The peer is transformers' own generation on left-padded whole prompts; both in the machine's
+number format, after the answers were compared in float32. `python benchmarks/fewshot.py`; with `--beams 3` both
+generate as OpenFlamingo does. Exit code 1 if a bar is missed.
 """
 
 import argparse
@@ -72,7 +72,7 @@ def main() -> int:
     assert check.pictures_once() == expected, "other answers with pictures encoded once"
     assert check.beginning_once() == expected, "other answers with demonstrations read once"
     print(f"{QUERIES} answers, {len(set(expected))} of them different, equal in all three ways (float32)")
-    models.bfloat16()
+    models.convert()
     missed = 0
     for shots, bars in BARS.items():
         task = Task(models, shots, config)

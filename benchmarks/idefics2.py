@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
-from measure import pairwise  # first: it sets the number of threads
+from measure import computing, number_format, pairwise  # first: it sets the number of threads
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Idefics2Config, Idefics2ForConditionalGeneration
@@ -64,7 +64,7 @@ def peer_step(model: Idefics2ForConditionalGeneration, examples: Sequence[Exampl
 
     def step() -> float:
         model.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16):
+        with computing():
             loss = model(
                 input_ids=rows.input_ids, attention_mask=rows.attention_mask, pixel_values=pictures, labels=labels
             ).loss
@@ -88,7 +88,7 @@ def main() -> None:
         parameters = sum(p.numel() for p in {"Idefics2": peer, "ours": model}[name].parameters()) / 1e6
         # attention of torch's fused CPU kernel is not counted
         print(f"{name}: {parameters:.1f} M parameters, loss {loss:.3f}, {counter.get_total_flops() / 1e9:.0f} GFLOP")
-    print(f"P3 XS bfloat16, step on pages: {pairwise(steps['Idefics2'], steps['ours'])}")
+    print(f"P3 XS {number_format()}, step on pages: {pairwise(steps['Idefics2'], steps['ours'])}")
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ class Case:
         self.targets = torch.randint(0, VOCABULARY, (POSITIONS,))
 
     def loss(self, kind: str) -> torch.Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
+        with measure.computing():
             if kind == "all":
                 logits = head_of(self.model)(self.hidden)
                 return F.cross_entropy(logits.float(), self.targets, reduction="sum")
@@ -63,7 +63,7 @@ def main() -> None:
         errors = [((a - b).norm() / b.norm()).item() for a, b in zip(found, peer, strict=True)]
         assert errors[0] < 1e-4, errors
         assert max(errors) < 0.02, errors
-        print(f"{name}: loss equal to {errors[0]:.0e}, gradients to {max(errors[1:]):.0e} (bfloat16)")
+        print(f"{name}: loss equal to {errors[0]:.0e}, gradients to {max(errors[1:]):.0e} ({measure.number_format()})")
         print(f"  time: {measure.pairwise(partial(case.step, 'all'), partial(case.step, kind))}")
         print(f"  memory: {memory['all']:.0f} against {memory[kind]:.0f} MB: {memory['all'] / memory[kind]:.1f}x less")
 

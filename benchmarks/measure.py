@@ -1,5 +1,6 @@
 """How our benchmarks measure: CPU time of one thread, two variants in turn, memory in a process of its own."""
 
+import functools
 import multiprocessing
 import statistics
 import time
@@ -10,7 +11,25 @@ from typing import Any
 
 import torch
 
+from xgenmm.training.precision import Precision, autocast, probe
+
 torch.set_num_threads(1)  # whoever imports this measures
+
+
+@functools.cache
+def number_format() -> Precision:
+    """What `precision: auto` takes on this machine, here for both variants: where a processor has no instructions for
+    bfloat16, a product in it takes a hundred times as long, and nobody would train so.
+    """
+    found = probe(torch.device("cpu"))
+    if found.choice == "float32":
+        torch.set_float32_matmul_precision(found.float32)
+    return found.choice
+
+
+def computing(precision: Precision | None = None) -> torch.autocast:
+    """Where a forward pass runs whose products are in this format, or in the machine's."""
+    return autocast(torch.device("cpu"), precision or number_format())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +95,7 @@ def peak_memory_mb(prepare: Callable[[], Callable[[], Any]]) -> float:
 
 def _peak(prepare: Callable[[], Callable[[], Any]]) -> float:
     call = prepare()
+    number_format()  # asked now, it takes no memory later
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the mark falls to what is there now
     before = _status("VmRSS")
     call()

@@ -6,8 +6,8 @@ python benchmarks/model_memory.py
 from collections.abc import Callable
 from functools import partial
 
-import measure  # first: it sets the number of threads
 import torch
+from measure import number_format, peak_memory_mb  # first: it sets the number of threads
 from workloads import interleaved, our_step, padded_step, page, trainable
 
 
@@ -27,13 +27,13 @@ def text(length: int) -> Callable[[], float]:
 
 
 def main() -> None:
-    found = {kind: measure.peak_memory_mb(partial(pages, kind, "XS")) for kind in ("padded", "ours")}
+    found = {kind: peak_memory_mb(partial(pages, kind, "XS")) for kind in ("padded", "ours")}
     ratio = found["padded"] / found["ours"]
-    print(
-        f"P6 XS bfloat16, step on pages: {found['padded']:,.0f} MB padded, ours {found['ours']:,.0f}: {ratio:.1f}x less"
-    )
-    few, many = (measure.peak_memory_mb(partial(text, length)) for length in (512, 2048))
-    print(f"P7 S bfloat16, one text of 512 and of 2,048 tokens: {(many - few) / 1536:.3f} MB a token more")
+    print(f"P6 XS {number_format()}, step on pages: ", end="")
+    print(f"{found['padded']:,.0f} MB padded, ours {found['ours']:,.0f}: {ratio:.1f}x less")
+    few, many = (peak_memory_mb(partial(text, length)) for length in (512, 2048))
+    growth = (many - few) / 1536
+    print(f"P7 S {number_format()}, one text of 512 and of 2,048 tokens: {growth:.3f} MB a token more")
 
 
 if __name__ == "__main__":

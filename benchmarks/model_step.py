@@ -7,7 +7,7 @@ import dataclasses
 import sys
 
 import torch
-from measure import best_cpu_seconds, pairwise  # first: it sets the number of threads
+from measure import best_cpu_seconds, number_format, pairwise  # first: it sets the number of threads
 from workloads import any_resolution, check_equal, interleaved, our_step, padded_step, page, trainable
 
 from xgenmm.costs.architectures import model_shape
@@ -26,7 +26,7 @@ def mixed(size: str) -> None:
     for like_xgenmm, padded in ((False, "rows padded"), (True, "rows and pictures padded as xGen-MM's own code does")):
         check_equal("XS", interleaved, like_xgenmm=like_xgenmm)
         found = pairwise(padded_step(trainable(size), examples, like_xgenmm=like_xgenmm), ours, pairs=4)
-        print(f"P1 {size} bfloat16, step on pages, {padded}: {found}")
+        print(f"P1 {size} {number_format()}, step on pages, {padded}: {found}")
     useful, peak = useful_flops(model, examples), matmul_peak()
     speed = useful / found.ours
     print(
@@ -42,7 +42,7 @@ def any_resolution_step(size: str) -> None:
     examples = any_resolution(model.config.image_token_id)
     describe(examples)
     found = pairwise(padded_step(trainable(size), examples), our_step(model, examples), pairs=3)
-    print(f"P2 {size} bfloat16, step on any-resolution questions: {found}")
+    print(f"P2 {size} {number_format()}, step on any-resolution questions: {found}")
 
 
 def alone(size: str) -> None:
@@ -51,7 +51,7 @@ def alone(size: str) -> None:
     for text, pictures in ((1024, 1), (256, 8)):
         examples = [page(model.config.image_token_id, text, [(0, 0)] * pictures)]
         found = pairwise(padded_step(trainable(size), examples), our_step(model, examples), pairs=3)
-        print(f"P4 {size} bfloat16, one page of {text} tokens of text and {pictures} pictures: {found}")
+        print(f"P4 {size} {number_format()}, one page of {text} tokens of text and {pictures} pictures: {found}")
 
 
 def growth(size: str) -> None:
@@ -93,8 +93,9 @@ def useful_flops(model: XGenMMForConditionalGeneration, examples: list[Example])
 
 
 def matmul_peak() -> float:
-    """FLOP/s of a bfloat16 matrix product of comfortable size, on one thread."""
-    inputs, weight = torch.randn(2048, 1024).bfloat16(), torch.randn(1024, 1024).bfloat16()
+    """FLOP/s of a matrix product of comfortable size, in the machine's number format, on one thread."""
+    dtype = getattr(torch, number_format())
+    inputs, weight = torch.randn(2048, 1024).to(dtype), torch.randn(1024, 1024).to(dtype)
     best = best_cpu_seconds(lambda: torch.nn.functional.linear(inputs, weight), runs=60)
     return 2 * 2048 * 1024 * 1024 / best
 

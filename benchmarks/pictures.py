@@ -7,13 +7,14 @@ python benchmarks/pictures.py [S]
 import sys
 from collections.abc import Callable
 
-import measure  # first: it sets the number of threads
 import torch
+from measure import computing, number_format, pairwise  # first: it sets the number of threads
 from torch import Tensor
 from torch.nn import functional as F
 from workloads import interleaved, trainable, usual_layers
 
 from xgenmm.data.memory import keep_freed_memory
+from xgenmm.training.precision import Precision
 
 
 def main(size: str) -> None:
@@ -23,43 +24,45 @@ def main(size: str) -> None:
     encoder, resampler = usual.vision_encoder, usual.vision_tokenizer
 
     @torch.no_grad()
-    def theirs(dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    def theirs(precision: Precision | None = None) -> Tensor:
         vars(encoder)["use_head"] = False
-        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        with computing(precision):
             return encoder(pixel_values=tiles).last_hidden_state
 
-    def ours(dtype: torch.dtype = torch.bfloat16) -> Tensor:
-        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+    def ours(precision: Precision | None = None) -> Tensor:
+        with computing(precision):
             return model.encode(tiles)
 
-    exact = theirs(torch.float32)
-    assert torch.allclose(ours(torch.float32), exact, atol=1e-4), "the features differ"
+    exact = theirs("float32")
+    assert torch.allclose(ours("float32"), exact, atol=1e-4), "the features differ"
     errors = [((found() - exact).norm() / exact.norm()).item() for found in (theirs, ours)]
-    print(f"equal: features in float32; in bfloat16 theirs are {errors[0]:.1e} from them, ours {errors[1]:.1e}")
-    print(f"{size} bfloat16, frozen encoder, {len(tiles)} tiles: {measure.pairwise(theirs, ours, pairs=5)}")
+    print(
+        f"equal: features in float32; in {number_format()} theirs are {errors[0]:.1e} from them, ours {errors[1]:.1e}"
+    )
+    print(f"{size} {number_format()}, frozen encoder, {len(tiles)} tiles: {pairwise(theirs, ours, pairs=5)}")
 
-    features = exact.bfloat16()
+    features = exact.to(getattr(torch, number_format()))
     weights = torch.randn(model.vision_tokenizer(features[:1]).shape)
 
-    def step(module: torch.nn.Module, dtype: torch.dtype = torch.bfloat16) -> Callable[[], list[Tensor]]:
+    def step(module: torch.nn.Module, precision: Precision | None = None) -> Callable[[], list[Tensor]]:
         def run() -> list[Tensor]:
             module.zero_grad()
-            with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            with computing(precision):
                 (module(features) * weights).sum().backward()
             return [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
 
         return run
 
-    def usual_step(dtype: torch.dtype = torch.bfloat16) -> list[Tensor]:
+    def usual_step(precision: Precision | None = None) -> list[Tensor]:
         with usual_layers(F.scaled_dot_product_attention):
-            return step(resampler, dtype)()
+            return step(resampler, precision)()
 
-    pairs = zip(usual_step(torch.float32), step(model.vision_tokenizer, torch.float32)(), strict=True)
+    pairs = zip(usual_step("float32"), step(model.vision_tokenizer, "float32")(), strict=True)
     worst = max(((a - b).norm() / a.norm()).item() for a, b in pairs)
     assert worst < 1e-4, f"a gradient differs by {worst}"
     print(f"equal: gradients of the resampler to {worst:.0e} in float32")
-    found = measure.pairwise(usual_step, step(model.vision_tokenizer), pairs=5)
-    print(f"{size} bfloat16, resampler, forward and backward: {found}")
+    found = pairwise(usual_step, step(model.vision_tokenizer), pairs=5)
+    print(f"{size} {number_format()}, resampler, forward and backward: {found}")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from measure import number_format
 from models import SIDE, build_model
 from torch import Tensor
 
@@ -37,9 +38,10 @@ class Models:
     def __init__(self, size: str) -> None:
         self.ours, self.peer = build_model(size), build_model(size)
 
-    def bfloat16(self) -> None:
-        self.ours.bfloat16()
-        self.peer.bfloat16()
+    def convert(self) -> None:
+        """Weights into the machine's number format."""
+        for model in (self.ours, self.peer):
+            model.to(getattr(torch, number_format()))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measure import cpu_seconds  # first: it sets the number of threads
+from measure import computing, cpu_seconds, number_format  # first: it sets the number of threads
 from workloads import interleaved, trainable
 
 from xgenmm.costs.architectures import model_shape
@@ -37,14 +37,14 @@ def main() -> None:
 
     def train() -> None:
         with clock.step(0.0):
-            with phase("lm_forward"), torch.autocast("cpu", torch.bfloat16):
+            with phase("lm_forward"), computing():
                 output = next_token(model, batch)
             with phase("backward"):
                 output.loss.backward()
 
     train()
     one = cpu_seconds(train)
-    print(f"a training step of {len(batch.input_ids):,} tokens (XS, bfloat16): {one:.2f} s of a core")
+    print(f"a training step of {len(batch.input_ids):,} tokens (XS, {number_format()}): {one:.2f} s of a core")
     spent = sum(clock.phases.values())
     assert abs(spent - clock.seconds) < 0.01 * clock.seconds, "the phases do not add up to the step"
     print(f"its phases add up to {spent / clock.seconds:.2%} of it")

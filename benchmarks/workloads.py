@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from unittest.mock import patch
 
 import torch
+from measure import computing
 from models import SIDE, build_model
 from torch import Tensor
 from torch.nn import functional as F
@@ -26,6 +27,7 @@ from xgenmm.model.vlm import XGenMMForConditionalGeneration
 from xgenmm.objectives.next_token import next_token
 from xgenmm.processor.collate import collate
 from xgenmm.processor.packing import pack
+from xgenmm.training.precision import Precision
 from xgenmm.types import IGNORE_INDEX, Example
 
 LENGTHS = (64, 1024, 256, 384, 96, 768, 512, 160)
@@ -85,14 +87,14 @@ def trainable(size: str) -> XGenMMForConditionalGeneration:
 
 
 def our_step(
-    model: XGenMMForConditionalGeneration, examples: Sequence[Example], dtype: torch.dtype = torch.bfloat16
+    model: XGenMMForConditionalGeneration, examples: Sequence[Example], precision: Precision | None = None
 ) -> Callable[[], float]:
     """A function that makes gradients, and gives the mean loss."""
     batch = pack(examples, pad_id=0)
 
     def step() -> float:
         model.zero_grad()
-        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        with computing(precision):
             output = next_token(model, batch)
         (output.loss / output.count).backward()
         return output.loss.item() / output.count
@@ -103,7 +105,7 @@ def our_step(
 def padded_step(
     model: XGenMMForConditionalGeneration,
     examples: Sequence[Example],
-    dtype: torch.dtype = torch.bfloat16,
+    precision: Precision | None = None,
     *,
     like_xgenmm: bool = False,
 ) -> Callable[[], float]:
@@ -113,7 +115,7 @@ def padded_step(
     Args:
         model: Ours.
         examples: One for each row.
-        dtype: Of products.
+        precision: Of products.
         like_xgenmm: With each row's pictures padded, all of one tile, and the resampler's attention written out.
     """
     rows = collate(examples, pad_id=0, side="right")
@@ -132,7 +134,7 @@ def padded_step(
 
     def step() -> float:
         model.zero_grad()
-        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32), usual_layers(attention):
+        with computing(precision), usual_layers(attention):
             loss = F.cross_entropy(forward().float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX)
         loss.backward()
         return loss.item()
@@ -168,8 +170,8 @@ def check_equal(size: str, examples: Callable[[int], list[Example]], *, like_xge
     model = trainable(size)
     chosen = examples(model.config.image_token_id)
     losses, gradients = [], []
-    padded = padded_step(model, chosen, torch.float32, like_xgenmm=like_xgenmm)
-    for step in (padded, our_step(model, chosen, torch.float32)):
+    padded = padded_step(model, chosen, "float32", like_xgenmm=like_xgenmm)
+    for step in (padded, our_step(model, chosen, "float32")):
         losses.append(step())
         gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
     relative = abs(losses[0] - losses[1]) / losses[0]
