@@ -305,7 +305,7 @@ def _settle_precision(recipe: Recipe, device: torch.device) -> tuple[Precision, 
     if rank() == 0 and not path.exists():
         found = probe(device)
         log.info(
-            "computing in %s: bfloat16 is %.1f times as fast as float32 here, and oneDNN's float32 %.1f times as "
+            "computing in %s: bfloat16 is %.2g times as fast as float32 here, and oneDNN's float32 %.2g times as "
             "torch's default",
             *(found.choice, found.speed_up, found.float32_speed_up),
         )
