@@ -57,7 +57,7 @@ def progress(title: str, total: int, unit: str, *, done: int = 0) -> Iterator[Ca
         if count < total and now - last < SECONDS_BETWEEN_LINES:
             return
         last = now
-        left = (now - start) / max(count - done, 1) * (total - count)
-        log.info("%s %d/%d %s  %s  %.0f s left", title, count, total, unit, rate(), left)
+        left = f"  {rate()}  {(now - start) / (count - done) * (total - count):.0f} s left" if count > done else ""
+        log.info("%s %d/%d %s%s", title, count, total, unit, left)
 
     yield tell
