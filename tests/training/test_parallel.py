@@ -1,6 +1,7 @@
 """The same loss and gradients however the work is spread: over micro-batches, processes and kinds of sharding."""
 
 import gc
+import importlib
 import os
 
 import pytest
@@ -16,6 +17,7 @@ from xgenmm.model.lora import LoraConfig, whole
 from xgenmm.model.vision import encode
 from xgenmm.objectives.next_token import NextTokenConfig
 from xgenmm.processor.packing import pack
+from xgenmm.training import parallel
 from xgenmm.training.optim import gradient_norm
 from xgenmm.training.parallel import adding_up, blocks_of, compute_again, spread
 
@@ -93,22 +95,24 @@ def test_micro_batches_add_up(alone, mode, micro):
     assert_same((step(model, micro), gradients(model)), alone[mode])
 
 
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("kind", ["selective", "full"])
-def test_what_is_computed_again_is_the_same(alone, kind):
-    model = make("all")
-    spread(model, ParallelConfig(recompute=dict.fromkeys(MODES["all"], kind)), "float32", torch.device("cpu"))
+def test_what_is_computed_again_is_the_same(alone, kind, mode):
+    model = make(mode)
+    spread(model, ParallelConfig(recompute=dict.fromkeys(MODES[mode], kind)), "float32", torch.device("cpu"))
     found = (step(model, micro=8), gradients(model))
-    assert found[0] == alone["all"][0]
-    assert all(torch.equal(found[1][name], gradient) for name, gradient in alone["all"][1].items())
+    assert found[0] == alone[mode][0]
+    assert all(torch.equal(found[1][name], gradient) for name, gradient in alone[mode][1].items())
 
 
+@pytest.mark.parametrize("mode", ["all", "lora"])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("kind", ["selective", "full"])
-def test_what_is_computed_again_in_bfloat16_is_the_same(kind, attention):
+def test_what_is_computed_again_in_bfloat16_is_the_same(kind, attention, mode):
     """There attention is written out, with masks, on a CPU: that of the encoder, the resampler and packed rows."""
     found = []
-    for recompute in ({}, dict.fromkeys(MODES["all"], kind)):
-        model = make("all")
+    for recompute in ({}, dict.fromkeys(MODES[mode], kind)):
+        model = make(mode)
         for part in (model.vision_encoder, model.language_model):
             part.set_attn_implementation(attention)
         model.config.regroup = "strips"  # several tiles of which some are padding: the resampler has a mask
@@ -130,6 +134,14 @@ def test_selective_keeps_no_scores():
     assert features.requires_grad
     assert (2 * 256, 64) in kept  # what the first half of a feed-forward layer gives, of all patches
     assert not [shape for shape in kept if shape[-2:] == (256, 256)]
+
+
+def test_what_selective_keeps_has_the_names_that_torch_has():
+    """Attention of documents on GPUs among them, whose operation is known once its module is imported."""
+    importlib.import_module("torch.nn.attention.varlen")
+    for name in parallel._KEPT:
+        namespace, operation = name.split("::")
+        assert getattr(getattr(torch.ops, namespace), operation).default.name() == name
 
 
 def test_a_reference_keeps_its_weights_where_blocks_are_computed_again():

@@ -351,7 +351,8 @@ class _Adapted(torch.autograd.Function):
         with torch.autocast("cpu", enabled=False):
             narrow = rows @ first.to(dtype).t()
             result = F.linear(rows, weight.to(dtype), None if bias is None else bias.to(dtype))
-            result.addmm_(narrow, second.to(dtype).t(), alpha=scaling)
+            # Not in place: what a product gave is kept, where blocks are computed again selectively.
+            result = result.addmm(narrow, second.to(dtype).t(), alpha=scaling)
         ctx.save_for_backward(rows, narrow, weight, first, second)
         ctx.scaling, ctx.dtype = scaling, inputs.dtype
         return result.view(*inputs.shape[:-1], -1)

@@ -7,7 +7,7 @@ never travel.
 
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import MethodType
 from typing import Any
@@ -25,14 +25,11 @@ from xgenmm.phases import phase
 from xgenmm.training.precision import Precision, autocast
 from xgenmm.training.ranks import PATIENCE
 
-_KEPT = tuple(
-    getattr(torch.ops.aten, name).default
-    for name in (
-        *("mm", "addmm", "_scaled_dot_product_flash_attention_for_cpu"),
-        *("_scaled_dot_product_flash_attention", "_scaled_dot_product_efficient_attention"),
-        "_scaled_dot_product_cudnn_attention",
-    )
-)
+_KEPT = {
+    *("aten::mm", "aten::addmm", "aten::_scaled_dot_product_flash_attention_for_cpu"),
+    *("aten::_scaled_dot_product_flash_attention", "aten::_scaled_dot_product_efficient_attention"),
+    *("aten::_scaled_dot_product_cudnn_attention", "torch_attn::_varlen_attn"),
+}
 """What `selective` keeps: what linear layers and fused attention give. Products of many small matrices are attention
 written out (our own on a CPU in bfloat16, transformers' `eager`): to keep them would be to keep all scores.
 """
@@ -212,5 +209,5 @@ def _place_buffers(model: nn.Module, device: torch.device) -> None:
             module.register_buffer(name, buffer.to(device), persistent=name not in module._non_persistent_buffers_set)
 
 
-def _policy(context: Any, operation: Callable[..., Any], *args: Any, **kwargs: Any) -> CheckpointPolicy:  # noqa: ARG001
-    return CheckpointPolicy.MUST_SAVE if operation in _KEPT else CheckpointPolicy.PREFER_RECOMPUTE
+def _policy(context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:  # noqa: ARG001
+    return CheckpointPolicy.MUST_SAVE if operation.name() in _KEPT else CheckpointPolicy.PREFER_RECOMPUTE
