@@ -46,7 +46,7 @@ lmms-eval: $(VENV)/installed-dev  ## our weights inside lmms-eval, tested in an 
 
 benchmarks: $(VENV)/installed-dev  ## the figures of docs/performance.md, in half an hour or so
 	for one in model_step model_memory pictures idefics2 loss_head planner decode fewshot dpo loader tiles optimizer precision \
-		cold_start stall; do echo "== $$one"; OMP_NUM_THREADS=1 $(BIN)/python benchmarks/$$one.py; done
+		plan cold_start stall; do echo "== $$one"; OMP_NUM_THREADS=1 $(BIN)/python benchmarks/$$one.py; done
 
 fix: $(VENV)/installed-dev  ## format, and mend what the linter can mend
 	$(BIN)/ruff check --fix .

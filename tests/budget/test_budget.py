@@ -2,11 +2,13 @@
 
 import dataclasses
 import inspect
+import json
 import re
 import subprocess
 import sys
 import time
 import typing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from xgenmm.budget.view import ResamplerView, load_view
 from xgenmm.cli import main
 from xgenmm.config import ConfigError, shipped_recipes
 from xgenmm.costs.architectures import model_shape
+from xgenmm.costs.flops import Trained
+from xgenmm.costs.memory import split_parameters
 from xgenmm.costs.sharding import Mesh, ParallelConfig, mesh_of, traffic
 from xgenmm.data.adapters import ADAPTERS
 from xgenmm.data.loader import ReadConfig
@@ -51,10 +55,14 @@ SMOLLM2 |= {"num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49
 LONG = ("plan.document_tokens=2048", "stages.pretrain.batch.micro=1")
 
 
-def paper(*settings):
-    recipe = load_view("paper/pretrain", [*LONG, *settings])
+def first_stage(name, *settings):
+    recipe = load_view(name, settings)
     shape, _ = find_model(recipe)
     return plan_stage(recipe, recipe.stages[0], shape)
+
+
+def paper(*settings):
+    return first_stage("paper/pretrain", *LONG, *settings)
 
 
 def test_the_papers_model_is_counted_as_its_authors_counted_it():
@@ -114,6 +122,121 @@ def test_states_are_split():
     for world in (2, 8):
         states = fleets[world].weights + fleets[world].optimizer
         assert states / 1e9 == pytest.approx(47.17 / world + 0.856, abs=0.01)
+
+
+def test_a_frozen_resampler_is_everywhere():
+    shape, _ = find_model(load_view("paper/pretrain"))
+    alone = Trained(vision=False, resampler=False, language=True)
+    assert split_parameters(shape, alone) == 3_821_079_552
+    assert split_parameters(shape, replace(alone, resampler=True)) == 3_821_079_552 + 109_901_568
+    assert split_parameters(shape, replace(alone, vision="lora", rank=4)) > 3_821_079_552 + 428_225_600
+
+
+def test_gradients_between_passes_are_as_they_will_be_sent():
+    """3.931e9 of them, 4 bytes or 2 each, whole on every one of 8 GPUs until the last of its passes; and 4 bytes for
+    the head's 32,064 x 3,072, which are there before those of other weights.
+    """
+    rounded = paper("parallel.reduce=bfloat16")
+    for plan, each in ((paper(), 4), (rounded, 2)):
+        fleet = next(fleet for fleet in plan.fleets if fleet.world == 8)
+        assert fleet.passes > 1
+        assert fleet.memory.gradients == pytest.approx(each * 3_930_981_120 + 4 * 32_064 * 3072)
+
+
+def test_several_processes_compute_with_weights_in_bfloat16():
+    """By `ddp`, too: nothing is rounded a second time by autocast, so that less is kept of every token."""
+    fleets = {fleet.world: fleet.memory for fleet in paper("parallel.strategy=ddp").fleets}
+    assert fleets[8].language < fleets[1].language
+    assert fleets[8].language == next(fleet.memory.language for fleet in paper().fleets if fleet.world == 8)
+
+
+def test_a_step_takes_as_long_as_the_gpu_with_most_rows():
+    """33 rows on 32 GPUs are two for one of them, 32 of 16 two for each: the same time."""
+    plan = first_stage("paper/pretrain", "stages.0.batch.rows=33")
+    even = first_stage("paper/pretrain", "stages.0.batch.rows=32")
+    odd = {fleet.world: fleet for fleet in plan.fleets}
+    row = plan.performed / 33 / (989.4e12 * 0.4)
+    assert odd[32].compute == pytest.approx(2 * row)
+    assert odd[1].compute == pytest.approx(33 * row)
+    assert odd[32].compute == pytest.approx(next(fleet.compute for fleet in even.fleets if fleet.world == 16))
+    # two rows at once (`micro`) where a GPU has two, one where it has one
+    assert (odd[16].passes, odd[32].passes) == (2, 1)
+    many = {fleet.world: fleet.memory.language for fleet in first_stage("paper/pretrain").fleets}
+    assert many[256] == pytest.approx(many[64] / 2)
+
+
+def test_the_smallest_number_is_any_number_of_a_machine():
+    """Between 2 GPUs, which are too few, and 4: the table has a line for it."""
+    plan = first_stage("paper/pretrain", "plan.document_tokens=2048")
+    assert plan.smallest["as it is"] == 3
+    assert [fleet.world for fleet in plan.fleets][:5] == [1, 2, 3, 4, 8]
+    assert not plan.fleets[1].fits
+    six = first_stage("paper/pretrain", "plan.per_machine=6")
+    assert [fleet.world for fleet in six.fleets if fleet.world > 3] == [4, 6, 12, 24, 48, 96, 192]
+
+
+def test_tiles_fill_rows_too():
+    """Documents of 2,048 tokens with 8 tiles: 4 tiles in a row are half a document, 1,024 tokens."""
+    plan = paper("stages.0.batch.tiles=4")
+    assert plan.step.work.tiles == pytest.approx(4 * plan.step.rows)
+    assert plan.step.work.tokens == pytest.approx(1024 * plan.step.rows)
+
+
+def test_a_second_opinion_has_no_adapters():
+    live = first_stage("paper/dpo")
+    parts = live.flops.parts
+    assert live.reference == sum(passes.forward for name, passes in parts.items() if name != "lora")
+    assert live.before == 0
+
+
+def test_what_a_second_opinion_sends():
+    """The language model and its adapters, put together three times in bfloat16; 7/8 of them come from others."""
+    live, cached = (first_stage("paper/dpo", f"stages.0.objective.reference={kind}") for kind in ("live", "cached"))
+    split = 3_821_079_552 + 100_663_296
+    sent = [next(fleet for fleet in plan.fleets if fleet.world == 8) for plan in (live, cached)]
+    for fleet, times in zip(sent, (3, 2), strict=True):
+        assert fleet.traffic.gather == pytest.approx(fleet.passes * times * 7 / 8 * split * 2)
+
+
+def test_what_is_written_down_takes_time_as_well():
+    settings = ("stages.0.epochs=2", "stages.0.data.vlfeedback.samples=6400", "stages.0.objective.reference=cached")
+    plan = first_stage("paper/dpo", *settings)
+    live = first_stage("paper/dpo")
+    assert plan.reference == 0
+    # 64 pairs a step: 200 steps in two epochs, and 100 steps' worth of answers before
+    assert plan.steps == 200
+    assert plan.before == pytest.approx(100 * live.reference)
+    (one, *_) = plan.fleets
+    assert one.hours == pytest.approx((200 * plan.performed + plan.before) / (989.4e12 * 0.4) / 3600, rel=0.01)
+
+
+def test_several_keep_no_copy_of_what_trains(capsys):
+    whole = ("stages.0.train.language=true", "stages.0.train.resampler=false", "plan.gpu=B200")
+    plan, cached = (
+        first_stage("paper/dpo", *whole, f"stages.0.objective.reference={kind}") for kind in ("live", "cached")
+    )
+    assert [fleet.world for fleet in plan.fleets] == [1]
+    copy = plan.fleets[0].memory.weights - cached.fleets[0].memory.weights
+    assert copy == 4 * 3_821_079_552
+    assert main(["plan", "paper/dpo", *whole, "plan.gpus=8"]) == 2
+    assert "keep no copy of them as they were; set cached" in capsys.readouterr().err
+
+
+def test_states_elsewhere_leave_the_weights_in_use():
+    plan = first_stage("paper/pretrain", "parallel.offload=true", *LONG)
+    alone = plan.fleets[0]
+    assert alone.world == 1
+    assert alone.memory.optimizer == 0
+    assert alone.memory.copies > 0
+    text = plan_of(load_view("paper/pretrain", ["parallel.offload=true"]))
+    assert "times leave out what parallel.offload costs" in text
+
+
+def test_float32_has_its_own_speed():
+    """As NVIDIA states it for an H100 SXM: 67 TFLOP/s without tensor cores, 989.4 in bfloat16."""
+    slow, fast = paper("precision=float32"), paper()
+    assert slow.fleets[0].compute == pytest.approx(fast.fleets[0].compute * 989.4 / 67)
+    assert "H100: 67 TFLOP/s in float32" in plan_of(load_view("paper/pretrain", ["precision=float32"]))
 
 
 def test_strategies_are_rectangles():
@@ -289,6 +412,13 @@ def test_a_gpu_that_is_not_in_the_table_is_named():
         plan_of(load_view("paper/pretrain", ["plan.gpu=X100"]))
 
 
+def test_a_gpu_of_the_table_keeps_its_price_whatever_else_is_said():
+    text = plan_of(load_view("paper/pretrain", ["plan.tflops=900", "plan.memory=80"]))
+    assert "H100: 900 TFLOP/s" in text
+    assert "450 GB/s to its 7 neighbours" in text
+    assert "$2.5 an hour" in text
+
+
 def test_a_gpu_that_nobody_knows_is_one_by_its_figures():
     text = plan_of(load_view("paper/pretrain", ["plan.gpu=X100", "plan.tflops=1000", "plan.memory=100"]))
     assert "X100: 1,000 TFLOP/s" in text
@@ -321,6 +451,33 @@ def test_a_folder_that_is_not_there_is_named(capsys, tmp_path):
     assert f"there is no folder {tmp_path}/none" in capsys.readouterr().err
 
 
+WHOLE = '{"vision_config": {"model_type": "siglip_vision_model"}, "text_config": {"model_type": "llama"}, "resampler": '
+
+
+@pytest.mark.parametrize(
+    ("files", "assignment"),
+    [
+        ({}, "stages.0.init={folder}"),
+        ({"config.json": "[]"}, "stages.0.init={folder}"),
+        ({"config.json": '{"model_type": "llama"}'}, "stages.0.init={folder}"),
+        ({"config.json": WHOLE + '{"latent": 3}}'}, "stages.0.init={folder}"),
+        ({"config.json": WHOLE + "7}"}, "stages.0.init={folder}"),
+        ({"config.json": "[]"}, "model.language={folder}"),
+        ({"config.json": "{}"}, "model.language={folder}"),
+        ({"config.json": json.dumps(SMOLLM2 | {"num_attention_heads": 0})}, "model.language={folder}"),
+        ({"config.json": json.dumps(SMOLLM2 | {"hidden_size": "wide"})}, "model.language={folder}"),
+        ({"config.json": json.dumps(SMOLLM2), "tokenizer.json": "{}"}, "model.language={folder}"),
+        ({"config.json": "[]"}, "model.vision={folder}"),
+    ],
+)
+def test_a_folder_that_holds_no_model_is_named(files, assignment, tmp_path, capsys):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    assert main(["plan", "paper/pretrain", assignment.format(folder=tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(tmp_path) in line
+
+
 def test_a_model_grows_by_the_factor_that_is_asked_for():
     recipe = load_view("paper/pretrain")
     shape, _ = find_model(recipe)
@@ -343,17 +500,18 @@ def test_what_breaks_first_by_hand():
     shape, _ = find_model(recipe)
     plan = plan_stage(recipe, recipe.stages[0], shape)
     once, ten, hundred = growth.growth(recipe, recipe.stages[0], shape, plan)
-    assert (once.gpus, ten.gpus) == (16, 112)  # whole machines of eight
+    # Whole machines of eight. Of 256 rows, 112 GPUs would have up to three, as 86 would; 128 have two.
+    assert (once.gpus, ten.gpus) == (16, 128)
     limits = {limit.name: limit for limit in ten.limits}
     rows = limits["rows of a step, one for each GPU"]
-    assert (rows.needed, rows.there) == (112, plan.step.rows)
+    assert (rows.needed, rows.there) == (128, plan.step.rows)
     # 989.4 TFLOP/s * 0.4 / 26.59 GFLOP a token = 14,884 tokens a second and GPU; half of them vision, 128 a tile: 58.1.
-    assert limits["cores that decode tiles"].needed == pytest.approx(112 * 58.1 * 0.006, rel=0.001)
-    assert limits["cores that decode tiles"].there == 12 * 112
-    # 12 bytes of each of 3.931 B parameters, over 14 machines of 2 GB/s.
-    assert limits["writing a checkpoint, between two"].needed == pytest.approx(47.17 / 28, rel=0.001)
-    # 50,000 / 112 hours between failures, each of which costs 0.25 + 0.2 hours.
-    assert limits["time lost to failures"].needed == pytest.approx(100 * 0.45 / (50_000 / 112))
+    assert limits["cores that decode tiles"].needed == pytest.approx(128 * 58.1 * 0.006, rel=0.001)
+    assert limits["cores that decode tiles"].there == 12 * 128
+    # 12 bytes of each of 3.931 B parameters, over 16 machines of 2 GB/s.
+    assert limits["writing a checkpoint, between two"].needed == pytest.approx(47.17 / 32, rel=0.001)
+    # 50,000 / 128 hours between failures, each of which costs 0.25 + 0.2 hours.
+    assert limits["time lost to failures"].needed == pytest.approx(100 * 0.45 / (50_000 / 128))
     assert not ten.broken
     assert hundred.parameters > 8 * ten.parameters
     loads = [limit.load for limit in hundred.broken]

@@ -1,15 +1,17 @@
 """Sizes of a recipe's model: from its folders, or from a small table of names on the hub."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from xgenmm.budget.view import ModelView, RecipeView, ResamplerView
-from xgenmm.config import ConfigError, nearest
+from xgenmm.config import ConfigError, decode, nearest
 from xgenmm.costs.architectures import language_shape, model_shape
 from xgenmm.costs.shapes import ModelShape
+
+Built = TypeVar("Built")
 
 OURS = ("<image>", "<image placeholder>", "<|endofchunk|>")
 """Tokens that the processor adds, beside `<pad>` where a tokenizer pads with its end of sequence."""
@@ -68,8 +70,9 @@ def find_model(recipe: RecipeView) -> tuple[ModelShape, list[str]]:
         path = Path(init) / "config.json"
         if path.is_file():
             config = _read(path)
-            resampler = asdict(ResamplerView()) | config.get("resampler", {})
-            return model_shape(config["vision_config"], config["text_config"], resampler), []
+            return _described(lambda: _whole_model(config), path), []
+        if path.parent.exists():
+            raise ConfigError(f"{init} holds no config.json, so no model: stages.0.init wants a weights folder")
         shape, notes = _assemble(PAPER)
         return shape, [f"{init} is not there yet: taken to hold the paper's model", *notes]
     if recipe.model is None:
@@ -79,13 +82,31 @@ def find_model(recipe: RecipeView) -> tuple[ModelShape, list[str]]:
 
 def _assemble(model: ModelView) -> tuple[ModelShape, list[str]]:
     language, tokens = _language_model(model.language)
-    rows = language_shape(language).vocabulary
+    rows = _described(lambda: language_shape(language), Path(model.language)).vocabulary
     new = max(0, tokens - rows)
     note = f"{rows:,} rows of the token table hold all {tokens:,} tokens, the added ones included: no new rows"
     if new:
         note = f"{new} new rows of the token table, for the added tokens among {tokens:,}"
-    shape = model_shape(_encoder(model.vision), language, asdict(model.resampler), rows=rows + new)
-    return shape, [note]
+    vision, resampler = _encoder(model.vision), asdict(model.resampler)
+    return _described(lambda: model_shape(vision, language, resampler, rows=rows + new), Path(model.vision)), [note]
+
+
+def _whole_model(config: Mapping[str, Any]) -> ModelShape:
+    """Of our own config.json."""
+    resampler = decode(ResamplerView, config.get("resampler", {}), "resampler")
+    return model_shape(config["vision_config"], config["text_config"], asdict(resampler))
+
+
+def _described(build: Callable[[], Built], path: Path) -> Built:
+    """What a file that people may have written themselves describes.
+
+    Raises:
+        ConfigError: Something that sizes are made of is missing in it, or is no number that makes sense.
+    """
+    try:
+        return build()
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise ConfigError(f"{path} describes no model whose sizes are known: {type(error).__name__} {error}") from error
 
 
 def _encoder(name: str) -> Mapping[str, Any]:
@@ -101,7 +122,7 @@ def _language_model(name: str) -> tuple[Mapping[str, Any], int]:
     """Its configuration, and how many tokens it has with those that the processor adds."""
     path = Path(name) / "config.json"
     if path.is_file():
-        return _read(path), _count_tokens(Path(name))
+        return _read(path), _described(lambda: _count_tokens(Path(name)), Path(name) / "tokenizer.json")
     if name in LANGUAGE_MODELS:
         config, tokens = LANGUAGE_MODELS[name]
         return config, tokens + len(OURS) + 1
@@ -114,9 +135,9 @@ def _count_tokens(folder: Path) -> int:
     if not path.is_file():
         return 0
     tokenizer = _read(path)
-    added = {token["content"]: token["id"] for token in tokenizer.get("added_tokens", [])}
+    added = {token["content"] for token in tokenizer.get("added_tokens", [])}
     vocabulary = tokenizer["model"]["vocab"]
-    known = len(set(vocabulary) | set(added)) if isinstance(vocabulary, dict) else len(vocabulary) + len(added)
+    known = len(set(vocabulary) | added) if isinstance(vocabulary, dict) else len(vocabulary) + len(added)
     settings = _read(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
     pads = settings.get("pad_token") not in (None, settings.get("eos_token"))
     return known + sum(token not in added for token in OURS) + (0 if pads or "<pad>" in added else 1)
@@ -130,6 +151,9 @@ def _nowhere(name: str, known: Mapping[str, Any]) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path} holds no mapping of names to values")
+    return found

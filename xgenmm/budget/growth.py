@@ -96,11 +96,11 @@ def grown(shape: ModelShape, factor: float) -> ModelShape:
 def _scenario(
     name: str, recipe: RecipeView, stage: StageView, shape: ModelShape, plan: StagePlan, tokens: Amount
 ) -> Grown:
-    device = recipe.plan.device()
+    device = recipe.device
     speed = device.tflops * 1e12 * recipe.plan.mfu
     hours = plan.performed * tokens / plan.step.work.tokens / speed / 3600
-    gpus = math.ceil(hours / HOURS / device.per_machine) * device.per_machine
-    fleet = plan_fleet(recipe, stage, shape, plan, device, gpus)
+    gpus = _enough(hours, plan.step.rows, device.per_machine)
+    fleet = plan_fleet(recipe, stage, shape, plan, gpus)
     return Grown(
         name=name,
         tokens=tokens,
@@ -110,9 +110,19 @@ def _scenario(
     )
 
 
+def _enough(hours: Amount, rows: int, per_machine: int) -> int:
+    """GPUs of whole machines that do so many GPU-hours in time, although a step waits for those with most rows.
+
+    With more GPUs than rows, those that it would take if rows could be divided: they are what there is too little of.
+    """
+    gpus = math.ceil(hours / HOURS / per_machine) * per_machine
+    while gpus < rows and hours * math.ceil(rows / gpus) / rows > HOURS:
+        gpus += per_machine
+    return gpus
+
+
 def _limits(recipe: RecipeView, plan: StagePlan, fleet: Fleet, device: Gpu) -> Sequence[Limit]:
-    seconds = plan.performed / (fleet.world * device.tflops * 1e12 * recipe.plan.mfu)
-    tiles = plan.step.work.tiles / seconds
+    tiles = plan.step.work.tiles / fleet.compute
     saved = 12 * sum(count.trained for count in plan.counts.values()) / 1e9
     machines = fleet.world / device.per_machine
     between = GPU_HOURS_BETWEEN_FAILURES / fleet.world
@@ -120,9 +130,7 @@ def _limits(recipe: RecipeView, plan: StagePlan, fleet: Fleet, device: Gpu) -> S
         Limit(
             name="memory of a GPU", needed=fleet.memory.sum / 1e9, there=device.memory - recipe.plan.reserve, unit="GB"
         ),
-        Limit(
-            name="rows of a step, one for each GPU", needed=fleet.world * plan.step.micro, there=plan.step.rows, unit=""
-        ),
+        Limit(name="rows of a step, one for each GPU", needed=fleet.world, there=plan.step.rows, unit=""),
         Limit(name="network, beside a step's computing", needed=fleet.sending, there=fleet.compute, unit="s"),
         Limit(name="cores that decode tiles", needed=tiles * TILE_SECONDS, there=CORES * fleet.world, unit=""),
         Limit(

@@ -20,6 +20,8 @@ def plan_of(recipe: RecipeView, drawn: Mapping[str, Drawn] | None = None) -> str
         ConfigError: Settings are wrong, or a backbone's sizes are nowhere to be found.
     """
     shape, notes = find_model(recipe)
+    if recipe.parallel.offload:
+        notes.append("times leave out what parallel.offload costs: the way to the CPU's memory, and its slower update")
     stages = [plan_stage(recipe, stage, shape, (drawn or {}).get(stage.name)) for stage in recipe.stages]
     # The stage that costs most tells how the recipe grows.
     number = max(range(len(stages)), key=lambda n: stages[n].performed * (stages[n].steps or 1))

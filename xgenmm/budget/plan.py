@@ -1,7 +1,7 @@
 """A stage in figures: what one step is, what it costs, and what that means on so many GPUs. Arithmetic only."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from xgenmm.budget.settings import PlanConfig
@@ -13,8 +13,8 @@ from xgenmm.costs.memory import Count, Memory, counts, split_parameters, step_me
 from xgenmm.costs.shapes import Amount, ModelShape
 from xgenmm.costs.sharding import Mesh, ParallelConfig, Recompute, Traffic, mesh_of, traffic
 
-WORLDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-"""Numbers of GPUs that a plan looks at."""
+MOST = 512
+"""GPUs that a plan looks at."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +116,8 @@ class StagePlan:
     """Of a step, over all GPUs."""
     reference: Amount
     """Operations of a step for a second opinion: what a preference objective compares with."""
+    before: Amount
+    """Operations before the first step: a reference's answers that are written down, once for every pair."""
     fleets: tuple[Fleet, ...]
     smallest: dict[str, int | None]
     """Smallest number of GPUs that fits, as the recipe is and with more computed again."""
@@ -155,9 +157,10 @@ def plan_stage(recipe: RecipeView, stage: StageView, shape: ModelShape, drawn: D
     step = step_size(recipe, stage, documents, drawn)
     steps = number_of_steps(stage, step, documents) if drawn is None else drawn.of_steps
     flops = step_flops(shape, step.work, trained)
-    # A cached reference is asked once for every pair, before the first step.
-    asked_again = isinstance(objective, DpoView) and objective.reference == "live"
-    reference = float(flops.sum.forward) if asked_again else 0.0
+    asked = 0.0  # what it takes to ask the reference about a step's pairs; its adapters are off, if it has any
+    if isinstance(objective, DpoView):
+        asked = float(sum(passes.forward for name, passes in flops.parts.items() if name != "lora"))
+    compares = isinstance(objective, DpoView) and objective.reference == "live"
     draft = StagePlan(
         name=stage.name,
         steps=steps,
@@ -167,21 +170,23 @@ def plan_stage(recipe: RecipeView, stage: StageView, shape: ModelShape, drawn: D
         drawn=drawn,
         step=step,
         flops=flops,
-        reference=reference,
+        reference=asked if compares else 0.0,
+        before=0.0 if compares else asked * steps_of_an_epoch(stage, step, documents, steps),
         fleets=(),
         smallest={},
         chosen=None,
     )
-    device = recipe.plan.device()
-    asked = recipe.plan.gpus
-    if asked is not None and asked > step.rows:
-        raise ConfigError(f"plan.gpus: {asked} GPUs, but a step of {stage.name} has only {step.rows} rows")
-    worlds = sorted({*(world for world in WORLDS if world <= step.rows), *([asked] if asked else [])})
+    wanted, worlds = recipe.plan.gpus, numbers_of_gpus(step.rows, recipe.device.per_machine)
+    if wanted is not None and wanted > step.rows:
+        raise ConfigError(f"plan.gpus: {wanted} GPUs, but a step of {stage.name} has only {step.rows} rows")
+    if compares and stage.trains_whole:
+        if wanted not in (None, 1):
+            raise ConfigError(f"recipe.stages.{stage.name}.objective.reference: {NO_COPY}")
+        worlds = worlds[:1]
 
-    def fleets(parallel: ParallelConfig) -> tuple[Fleet, ...]:
-        return tuple(
-            plan_fleet(replace(recipe, parallel=parallel), stage, shape, draft, device, world) for world in worlds
-        )
+    def fleets(parallel: ParallelConfig) -> dict[int, Fleet]:
+        spread = replace(recipe, parallel=parallel)
+        return {world: plan_fleet(spread, stage, shape, draft, world) for world in {*worlds, wanted or 1}}
 
     found = fleets(recipe.parallel)
     smallest = {"as it is": _smallest(found)}
@@ -189,34 +194,65 @@ def plan_stage(recipe: RecipeView, stage: StageView, shape: ModelShape, drawn: D
     for kind in kinds:
         again: dict[str, Recompute] = {**recipe.parallel.recompute, "language": kind, "resampler": kind}
         if again != recipe.parallel.recompute:
-            others = fleets(replace(recipe.parallel, recompute=again))
-            smallest[f"with parallel.recompute {kind}"] = _smallest(others)
-    wanted = asked or smallest["as it is"]
-    chosen = next((fleet for fleet in found if fleet.world == wanted), None)
-    return replace(draft, fleets=found, smallest=smallest, chosen=chosen)
+            smallest[f"with parallel.recompute {kind}"] = _smallest(fleets(replace(recipe.parallel, recompute=again)))
+    number = wanted or smallest["as it is"]
+    # Of all that were looked at, one for every doubling stands in the table, beside those that matter.
+    shown = {*doublings(recipe.device.per_machine), number}
+    return replace(
+        draft,
+        fleets=tuple(fleet for world, fleet in sorted(found.items()) if world in shown),
+        smallest=smallest,
+        chosen=None if number is None else found[number],
+    )
 
 
-def _smallest(fleets: Sequence[Fleet]) -> int | None:
-    return next((fleet.world for fleet in fleets if fleet.fits), None)
+NO_COPY = (
+    "several processes share the weights and keep no copy of them as they were; set cached, or train LoRA adapters only"
+)
+"""Why several processes cannot compare with live answers of a model that trains as a whole."""
 
 
-def plan_fleet(
-    recipe: RecipeView, stage: StageView, shape: ModelShape, plan: StagePlan, device: Gpu, world: int
-) -> Fleet:
-    """A stage on so many GPUs."""
-    parallel, settings = recipe.parallel, recipe.plan
+def numbers_of_gpus(rows: int, per_machine: int) -> list[int]:
+    """Those that can be had, and can be given a row each: any number of one machine's, then whole machines.
+
+    >>> numbers_of_gpus(20, 6)
+    [1, 2, 3, 4, 5, 6, 12, 18]
+    """
+    every = [*range(1, per_machine), *range(per_machine, MOST + 1, per_machine)]
+    return [number for number in every if number <= min(rows, MOST)]
+
+
+def doublings(per_machine: int) -> set[int]:
+    """Twice as many each time, up to a machine's and from there.
+
+    >>> sorted(doublings(6))
+    [1, 2, 4, 6, 12, 24, 48, 96, 192, 384]
+    """
+    few = {2**power for power in range(per_machine.bit_length()) if 2**power < per_machine}
+    return few | {per_machine * 2**power for power in range(10) if per_machine * 2**power <= MOST}
+
+
+def _smallest(fleets: Mapping[int, Fleet]) -> int | None:
+    return min((world for world, fleet in fleets.items() if fleet.fits), default=None)
+
+
+def plan_fleet(recipe: RecipeView, stage: StageView, shape: ModelShape, plan: StagePlan, world: int) -> Fleet:
+    """A stage on so many GPUs. A step takes as long as the one that has most rows."""
+    parallel, device = recipe.parallel, recipe.device
     mesh = mesh_of(parallel, world, device.per_machine)
-    passes = math.ceil(plan.step.rows / (world * plan.step.micro))
-    precision = "float32" if recipe.precision == "float32" else "bfloat16"
+    rows = math.ceil(plan.step.rows / world)
+    micro = min(plan.step.micro, rows)
+    passes = math.ceil(rows / micro)
     memory = step_memory(
         shape,
         replace(plan.trained, recompute=parallel.recompute),
-        plan.step.largest,
+        plan.step.largest.times(micro / plan.step.micro),
         parallel=parallel,
         mesh=mesh,
-        precision=precision,
+        precision=recipe.computes_in,
         several=passes > 1,
         average=stage.optim.ema is not None,
+        copied=bool(plan.reference) and stage.trains_whole,
     )
     learns = sum(count.trained for count in plan.counts.values())
     sent = traffic(
@@ -225,17 +261,19 @@ def plan_fleet(
         split=split_parameters(shape, plan.trained),
         trained=learns,
         passes=passes,
-        weight_bytes=4 if precision == "float32" else 2,
+        weight_bytes=4 if recipe.computes_in == "float32" else 2,
+        compares=bool(plan.reference),
     )
-    compute = plan.performed / world / (device.tflops * 1e12 * settings.mfu)
+    speed = device.tflops * 1e12 * recipe.plan.mfu
+    compute = plan.performed * rows / plan.step.rows / speed
     sending = _seconds(sent, mesh, device)
     waiting = max(0.0, sending - compute)
-    hours = None if plan.steps is None else plan.steps * (compute + waiting) / 3600
+    hours = None if plan.steps is None else (plan.steps * (compute + waiting) + plan.before / world / speed) / 3600
     return Fleet(
         mesh=mesh,
         passes=passes,
         memory=memory,
-        fits=memory.sum / 1e9 + settings.reserve <= device.memory,
+        fits=memory.sum / 1e9 + recipe.plan.reserve <= device.memory,
         traffic=sent,
         compute=compute,
         sending=sending,
@@ -267,6 +305,8 @@ def step_size(recipe: RecipeView, stage: StageView, documents: Documents, drawn:
             work=drawn.work.times(1 / drawn.steps), rows=rows, micro=micro, largest=drawn.largest.times(micro)
         )
     filled = row_length(recipe, stage) * recipe.plan.fill
+    if batch.tiles is not None and documents.tiles:
+        filled = min(filled, batch.tiles * documents.tokens / documents.tiles)
     if batch.rows is not None:
         rows, work = batch.rows, documents.work(batch.rows * filled / documents.tokens)
     else:
@@ -279,13 +319,25 @@ def step_size(recipe: RecipeView, stage: StageView, documents: Documents, drawn:
 
 def number_of_steps(stage: StageView, step: StepSize, documents: Documents) -> int | None:
     """Steps of a stage; None where a recipe gives epochs and its sources do not say how many samples they have."""
-    if stage.steps is not None:
+    samples = _samples(stage)
+    if stage.steps is not None or stage.epochs is None or samples is None:
         return stage.steps
-    samples = [source.samples for source in stage.data]
-    known = [number for number in samples if number is not None]
-    if stage.epochs is None or len(known) < len(samples):
-        return None
-    return math.ceil(stage.epochs * sum(known) * documents.tokens / step.work.tokens)
+    return math.ceil(stage.epochs * samples * documents.tokens / step.work.tokens)
+
+
+def steps_of_an_epoch(stage: StageView, step: StepSize, documents: Documents, steps: int | None) -> Amount:
+    """So many steps go once through the data, or through what the stage sees of them; 0 where nobody knows."""
+    if stage.epochs is not None:
+        return 0.0 if steps is None else steps / max(stage.epochs, 1.0)
+    samples = _samples(stage)
+    whole = float("inf") if samples is None else samples * documents.tokens / step.work.tokens
+    return float(min(steps or 0, whole))
+
+
+def _samples(stage: StageView) -> int | None:
+    """Of all sources; None where one of them does not say."""
+    known = [source.samples for source in stage.data if source.samples is not None]
+    return sum(known) if len(known) == len(stage.data) else None
 
 
 def assumed_documents(settings: PlanConfig, latents: int, longest: int | None) -> Documents:

@@ -1,7 +1,7 @@
 """What `xgenmm plan` assumes where nobody has measured yet."""
 
-from dataclasses import dataclass
-from typing import Annotated
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
 
 from xgenmm.config import Bounds, ConfigError, Count, NotNegative, Share
 from xgenmm.costs.gpus import Gpu, find_gpu
@@ -22,14 +22,15 @@ class PlanConfig:
     per_machine: Count | None = None
     """GPUs of one machine; by default what is usual for the GPU."""
     tflops: Divisor | None = None
-    """Peak of one GPU in TFLOP/s, instead of the table's."""
+    """Peak of one GPU in TFLOP/s, in the format of the recipe's `precision`, instead of the table's."""
     memory: Divisor | None = None
     """GB of one GPU, instead of the table's."""
     price: NotNegative | None = None
     """Dollars an hour for one GPU, instead of the table's, which is an assumption."""
     mfu: DividingShare = 0.4
-    """Share of the peak that useful operations reach while nobody waits for the network. torchtitan states 33 to 39 %
-    for Llama 3 of 8 B on H100s without float8; packed rows without padding lose nothing beside that."""
+    """Share of the peak that operations reach while nobody waits for the network, those that `parallel.recompute` makes
+    a second time included. torchtitan states 33 to 39 % for Llama 3 of 8 B on H100s without float8; packed rows without
+    padding lose nothing beside that."""
     reserve: NotNegative = 3.0
     """GB of each GPU that are nobody's: context, communication buffers, gaps between blocks of memory."""
     document_tokens: Count = 2048
@@ -41,26 +42,27 @@ class PlanConfig:
     fill: DividingShare = 0.98
     """Share of a packed row that documents fill."""
 
-    def device(self) -> Gpu:
-        """The GPU, with what the settings say otherwise.
+    def device(self, precision: Literal["float32", "bfloat16"] = "bfloat16") -> Gpu:
+        """The GPU, with what the settings say otherwise; its `tflops` are those of a format.
 
         Raises:
             ConfigError: The table has no such name, and not all that it would say is given; or nothing is left of its
                 memory.
         """
-        if self.tflops is not None and self.memory is not None:
-            known = Gpu(name=self.gpu, tflops=self.tflops, memory=self.memory, link=32.0)
-        else:
+        try:
             known = find_gpu(self.gpu)
+        except ConfigError:
+            if self.tflops is None or self.memory is None:
+                raise
+            known = Gpu(name=self.gpu, tflops=self.tflops, float32=self.tflops, memory=self.memory, link=32.0)
         memory = known.memory if self.memory is None else self.memory
         if self.reserve >= memory:
             raise ConfigError(f"plan.reserve: {self.reserve:g} GB leave nothing of {memory:g} GB ({known.name})")
-        return Gpu(
-            name=known.name,
-            tflops=known.tflops if self.tflops is None else self.tflops,
+        peak = known.float32 if precision == "float32" else known.tflops
+        return replace(
+            known,
+            tflops=peak if self.tflops is None else self.tflops,
             memory=memory,
-            link=known.link,
-            network=known.network,
             price=known.price if self.price is None else self.price,
             per_machine=known.per_machine if self.per_machine is None else self.per_machine,
         )

@@ -33,7 +33,7 @@ SHARES = (1.0, 0.5, 0.4)
 
 def render(recipe: RecipeView, notes: Sequence[str], stages: Sequence[StagePlan], larger: Sequence[Grown]) -> str:
     """All of a plan."""
-    device = recipe.plan.device()
+    device = recipe.device
     lines = [f"{recipe.name}: what it will take, by arithmetic", ""]
     lines += _assumptions(recipe, device, notes, stages)
     for stage in stages:
@@ -59,8 +59,9 @@ def _assumptions(recipe: RecipeView, device: Gpu, notes: Sequence[str], stages: 
             f"  packed rows filled to {settings.fill:.0%} (fill)",
         ]
     lines += [
-        f"  {device.name}: {device.tflops:,g} TFLOP/s in bfloat16, {device.memory:g} GB less {settings.reserve:g} GB "
-        f"for others, {device.link:g} GB/s to its {device.per_machine - 1} neighbours, {device.network:g} GB/s beyond",
+        f"  {device.name}: {device.tflops:,g} TFLOP/s in {recipe.computes_in}, {device.memory:g} GB less "
+        f"{settings.reserve:g} GB for others, {device.link:g} GB/s to its {device.per_machine - 1} neighbours, "
+        f"{device.network:g} GB/s beyond",
         f"  {settings.mfu:.0%} of that speed while nobody waits (mfu), ${device.price:g} an hour and GPU (price)",
     ]
     return [*lines, *(f"Note: {note}" for note in notes)]
@@ -112,10 +113,13 @@ def _hours(recipe: RecipeView, stage: StagePlan, device: Gpu) -> list[str]:
         amounts = {"the stage": float(stage.steps), **amounts}
     body = []
     for name, steps in amounts.items():
-        operations = stage.performed * steps
+        operations = stage.performed * steps + (stage.before if name == "the stage" else 0.0)
         hours = (operations / (device.tflops * 1e12 * share) / 3600 for share in shares)
         body.append((name, f"{operations:.3g}", *map(_round, hours)))
     lines = table((f"{device.name}-hours at", "FLOP", *(f"{share:.0%}" for share in shares)), body)
+    if stage.before:
+        once = stage.before / (device.tflops * 1e12 * recipe.plan.mfu) / 3600
+        lines.append(f"Of these, {_round(once)} are the reference's answers, written down before the first step.")
     if stage.steps is None:
         lines.append("How many steps the stage has depends on data that is not there yet.")
     return lines

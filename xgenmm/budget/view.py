@@ -24,6 +24,7 @@ from xgenmm.config import (
     read_recipe,
 )
 from xgenmm.costs.flops import Mode
+from xgenmm.costs.gpus import Gpu
 from xgenmm.costs.sharding import ParallelConfig
 
 
@@ -239,6 +240,11 @@ class StageView:
             raise ConfigError(f"{where}.train: nothing trains; set vision, resampler or language")
         self.objective_view()
 
+    @property
+    def trains_whole(self) -> bool:
+        """Whether anything trains but adapters."""
+        return True in vars(self.train).values()
+
     def objective_view(self) -> NextTokenView | DpoView:
         """The objective's settings.
 
@@ -270,6 +276,20 @@ class RecipeView:
         names = [stage.name for stage in self.stages]
         if not names or len(set(names)) < len(names):
             raise ConfigError(f"recipe.stages: at least one, each with a name of its own, not {names}")
+
+    @property
+    def computes_in(self) -> Literal["float32", "bfloat16"]:
+        """The format on a GPU: what is measured at a run's start there is bfloat16."""
+        return "float32" if self.precision == "float32" else "bfloat16"
+
+    @property
+    def device(self) -> Gpu:
+        """The GPU that the plan is for.
+
+        Raises:
+            ConfigError: See `PlanConfig.device`.
+        """
+        return self.plan.device(self.computes_in)
 
     @property
     def data_are_here(self) -> bool:

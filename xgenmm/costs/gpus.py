@@ -14,6 +14,8 @@ class Gpu:
     name: str
     tflops: float
     """bfloat16, dense, in TFLOP/s, as its maker states it."""
+    float32: float
+    """The same in float32, without rounding to TF32, which torch does not do unasked."""
     memory: float
     """GB (10^9 bytes)."""
     link: float
@@ -28,22 +30,22 @@ class Gpu:
 GPUS: Mapping[str, Gpu] = {
     gpu.name: gpu
     for gpu in (
-        Gpu(name="H100", tflops=989.4, memory=80.0, link=450.0, price=2.5),
-        Gpu(name="H200", tflops=989.4, memory=141.0, link=450.0, price=3.2),
-        Gpu(name="H100 PCIe", tflops=756.0, memory=80.0, link=64.0, network=25.0, price=2.2),
-        Gpu(name="A100", tflops=312.0, memory=80.0, link=300.0, network=25.0, price=1.5),
-        Gpu(name="A100 40GB", tflops=312.0, memory=40.0, link=300.0, network=25.0, price=1.2),
-        Gpu(name="A100 PCIe", tflops=312.0, memory=80.0, link=32.0, network=25.0, price=1.5),
-        Gpu(name="A100 PCIe 40GB", tflops=312.0, memory=40.0, link=32.0, network=25.0, price=1.2),
-        Gpu(name="B200", tflops=2250.0, memory=180.0, link=900.0, price=5.0),
-        Gpu(name="MI300X", tflops=1307.0, memory=192.0, link=448.0, price=2.5),
-        Gpu(name="L40S", tflops=362.0, memory=48.0, link=32.0, network=25.0, price=0.9),
-        Gpu(name="L4", tflops=121.0, memory=24.0, link=32.0, network=12.5, price=0.5),
-        Gpu(name="A10G", tflops=70.0, memory=24.0, link=32.0, network=12.5, price=0.7),
-        Gpu(name="RTX 4090", tflops=165.2, memory=24.0, link=32.0, network=12.5, price=0.4),
-        Gpu(name="RTX 5090", tflops=209.5, memory=32.0, link=64.0, network=12.5, price=0.7),
-        Gpu(name="RTX 3090", tflops=71.0, memory=24.0, link=32.0, network=12.5, price=0.25),
-        Gpu(name="V100", tflops=125.0, memory=32.0, link=150.0, network=12.5, price=0.5),
+        Gpu(name="H100", tflops=989.4, float32=67.0, memory=80.0, link=450.0, price=2.5),
+        Gpu(name="H200", tflops=989.4, float32=67.0, memory=141.0, link=450.0, price=3.2),
+        Gpu(name="H100 PCIe", tflops=756.0, float32=51.0, memory=80.0, link=64.0, network=25.0, price=2.2),
+        Gpu(name="A100", tflops=312.0, float32=19.5, memory=80.0, link=300.0, network=25.0, price=1.5),
+        Gpu(name="A100 40GB", tflops=312.0, float32=19.5, memory=40.0, link=300.0, network=25.0, price=1.2),
+        Gpu(name="A100 PCIe", tflops=312.0, float32=19.5, memory=80.0, link=32.0, network=25.0, price=1.5),
+        Gpu(name="A100 PCIe 40GB", tflops=312.0, float32=19.5, memory=40.0, link=32.0, network=25.0, price=1.2),
+        Gpu(name="B200", tflops=2250.0, float32=75.0, memory=180.0, link=900.0, price=5.0),
+        Gpu(name="MI300X", tflops=1307.0, float32=163.4, memory=192.0, link=448.0, price=2.5),
+        Gpu(name="L40S", tflops=362.0, float32=91.6, memory=48.0, link=32.0, network=25.0, price=0.9),
+        Gpu(name="L4", tflops=121.0, float32=30.3, memory=24.0, link=32.0, network=12.5, price=0.5),
+        Gpu(name="A10G", tflops=70.0, float32=35.0, memory=24.0, link=32.0, network=12.5, price=0.7),
+        Gpu(name="RTX 4090", tflops=165.2, float32=82.6, memory=24.0, link=32.0, network=12.5, price=0.4),
+        Gpu(name="RTX 5090", tflops=209.5, float32=104.8, memory=32.0, link=64.0, network=12.5, price=0.7),
+        Gpu(name="RTX 3090", tflops=71.0, float32=35.6, memory=24.0, link=32.0, network=12.5, price=0.25),
+        Gpu(name="V100", tflops=125.0, float32=15.7, memory=32.0, link=150.0, network=12.5, price=0.5),
     )
 }
 

@@ -4,7 +4,7 @@ What a block keeps for its backward pass is counted tensor by tensor, as transfo
 kernels keep it; tests compare with what torch really keeps.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -96,9 +96,15 @@ def counts(shape: ModelShape, trained: Trained) -> dict[str, Count]:
 
 
 def split_parameters(shape: ModelShape, trained: Trained) -> int:
-    """Parameters that a mesh splits: all but a frozen vision encoder, of which every device has its own."""
+    """Parameters that a mesh splits: all but those of which every device has its own."""
     parts = counts(shape, trained)
-    return sum(count.trained + count.frozen for part, count in parts.items() if part != "vision" or trained.vision)
+    return sum(count.trained + count.frozen for count in parts.values()) - _everywhere(trained, parts)
+
+
+def _everywhere(trained: Trained, parts: Mapping[str, Count]) -> int:
+    """Parameters of encoder and resampler, where they do not train: whole on every device (`training.parallel`)."""
+    modes = {"vision": trained.vision, "resampler": trained.resampler}
+    return sum(parts[part].frozen for part, mode in modes.items() if not mode)
 
 
 def step_memory(
@@ -111,6 +117,7 @@ def step_memory(
     precision: Literal["float32", "bfloat16"],
     several: bool,
     average: bool = False,
+    copied: bool = False,
     cpu: bool = False,
 ) -> Memory:
     """What one device holds at its fullest.
@@ -124,16 +131,22 @@ def step_memory(
         precision: Of computation.
         several: A step has several forward passes, so that gradients are there while the next pass runs.
         average: A moving average of the weights is kept.
+        copied: What trains is there a second time, as it was: what a preference objective compares with.
         cpu: It is no GPU.
     """
-    format = formats(precision, splits=mesh.splits, cpu=cpu)
+    # torch's `fully_shard` keeps the weights of several processes, and of one whose states are elsewhere.
+    sharded = mesh.world > 1 or parallel.offload
+    format = formats(precision, splits=sharded, cpu=cpu)
     parts = counts(shape, trained)
     learns = sum(count.trained for count in parts.values())
-    whole = parts["vision"].frozen if not trained.vision else 0
+    whole = _everywhere(trained, parts)
     frozen = sum(count.frozen for count in parts.values()) - whole
     share = 0.0 if parallel.offload else 1 / mesh.shards
-    # Gradients are put together and split after the last pass only: until then, every device adds up all of them.
-    gradients = 4.0 * learns * (1.0 if several and mesh.splits else share)
+    # Gradients are put together and split after the last pass only: until then, every device adds up all of them, as
+    # they will be sent.
+    gradients = 4.0 * learns * share
+    if several and sharded:
+        gradients = (4.0 if parallel.reduce == "float32" or precision == "float32" else 2.0) * learns
     vision = _vision(shape.vision, trained, work.tiles, format)
     resampler = _resampler(shape.resampler, shape.vision.patches, trained, work.tiles, format)
     language, block = _language(shape, trained, work.tokens, format)
@@ -148,9 +161,9 @@ def step_memory(
         vision = resampler = head = 0.0
         language = block
     return Memory(
-        weights=share * (format.trained * learns * (2 if average else 1) + format.frozen * frozen)
+        weights=share * (format.trained * learns * (1 + average + copied) + format.frozen * frozen)
         + format.frozen * whole,
-        copies=_copies(shape, trained, mesh, format),
+        copies=_copies(shape, trained, format, sharded=sharded),
         optimizer=share * 8 * learns,
         gradients=gradients,
         vision=vision,
@@ -293,10 +306,10 @@ def _head(shape: ModelShape, trained: Trained, targets: Amount, format: Formats)
     return float(logits + hidden + rounded), table
 
 
-def _copies(shape: ModelShape, trained: Trained, mesh: Mesh, format: Formats) -> Amount:
+def _copies(shape: ModelShape, trained: Trained, format: Formats, *, sharded: bool) -> Amount:
     """Of weights that train, as they are computed with."""
     language, blocks = shape.language, shape.language.blocks
-    if mesh.splits:
+    if sharded:
         # Two blocks (one is used, the next one arrives), and what stands outside of blocks.
         outside = language.parameters - blocks.parameters
         return float(format.product * (2 * blocks.block_parameters + outside))

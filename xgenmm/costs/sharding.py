@@ -89,7 +89,7 @@ class Traffic:
     """Bytes that a process sends in one optimizer step."""
 
     gather: Amount
-    """Weights of blocks, put together for every forward and every backward pass."""
+    """Weights of blocks, put together for every forward and every backward pass, and for every second opinion."""
     reduce: Amount
     """Gradients, along a row of the mesh: once a step."""
     replicate: Amount
@@ -101,7 +101,16 @@ class Traffic:
         return self.gather + self.reduce + self.replicate
 
 
-def traffic(config: ParallelConfig, mesh: Mesh, *, split: int, trained: int, passes: int, weight_bytes: int) -> Traffic:
+def traffic(
+    config: ParallelConfig,
+    mesh: Mesh,
+    *,
+    split: int,
+    trained: int,
+    passes: int,
+    weight_bytes: int,
+    compares: bool = False,
+) -> Traffic:
     """What a step sends, each collective as a ring.
 
     Args:
@@ -111,12 +120,13 @@ def traffic(config: ParallelConfig, mesh: Mesh, *, split: int, trained: int, pas
         trained: Parameters with a gradient.
         passes: Forward passes of a step.
         weight_bytes: Of a weight on the way: 2 for bfloat16.
+        compares: The model as it was is asked in every pass, too.
     """
     gradient = 4 if config.reduce == "float32" else 2
     others = (mesh.shards - 1) / mesh.shards
     rows = 2 * (mesh.replicas - 1) / mesh.replicas
     return Traffic(
-        gather=2 * passes * others * split * weight_bytes,
+        gather=(3 if compares else 2) * passes * others * split * weight_bytes,
         reduce=others * trained * gradient,
         replicate=rows * trained / mesh.shards * gradient,
     )

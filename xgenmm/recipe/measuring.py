@@ -95,6 +95,7 @@ def measure_stage(recipe: Recipe, stage: StageConfig) -> Measured:
         precision=settled,
         several=len(passes) > len(steps),
         average=stage.optim.ema is not None,
+        copied=stage.compares and True in vars(stage.train).values(),
         cpu=device.type == "cpu",
     )
     return Measured(

@@ -60,7 +60,8 @@ class Effort:
             tiles = work.tiles * (2 if self.compares else 1)
             parts["vision"] *= 1 - remembered / tiles
         if self.compares:
-            parts["reference"] = Passes(sum(passes.forward for passes in parts.values()))
+            # Adapters are off, where there are any.
+            parts["reference"] = Passes(sum(passes.forward for name, passes in parts.items() if name != "lora"))
         return Flops(parts=parts)
 
     def utilisation(self, work: Work, seconds: float, remembered: int = 0) -> Utilisation:
