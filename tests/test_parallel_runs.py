@@ -100,3 +100,25 @@ def test_a_cached_reference_is_made_by_all(toy_folder, tmp_path):
     )
     on_ranks(2, train, tmp_path, recipe)
     assert_same_run(recipe, first, "dpo")
+
+
+@pytest.mark.slow
+def test_steps_without_a_picture_move_the_same_weights(toy_folder, tmp_path):
+    """The resampler's moments and decay go on in them, whether one process works or several."""
+    rows = json.loads((toy_folder / "instructions.json").read_text(encoding="utf-8"))[:2]
+    talk = [{"from": "human", "value": "Which colour has the sky?"}, {"from": "gpt", "value": "blue"}]
+    rows += [{"id": f"text{number}", "conversations": talk} for number in range(10)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
+
+    def recipe(folder):
+        data = {"path": tmp_path / "rows.json", "images": toy_folder}
+        changes = (f"stages.0.data.instructions.{name}={value}" for name, value in data.items())
+        return debug(toy_folder, folder, *changes, "stages.0.steps=8", "stages.0.batch.size=2", stages=("sft",))
+
+    one, two = recipe(tmp_path / "one"), recipe(tmp_path / "two")
+    run(one)
+    on_ranks(2, train, tmp_path, two)
+    seen = [line["vision_tokens"] for line in read_lines(one.folder / "sft" / "metrics.jsonl")]
+    first = next(step for step, tokens in enumerate(seen) if tokens)
+    assert 0 in seen[first:]
+    assert_same_run(two, one, "sft")

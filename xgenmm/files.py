@@ -4,6 +4,15 @@ import os
 from pathlib import Path
 
 
+def sync(path: Path) -> None:
+    """Wait until a file, or a folder's list of files, is on the disk: what says that it is there must not be first."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write a text file, or leave what was there: for whoever reads it, whatever kills the process, however full the
     disk is. What is in it is on the disk afterwards.

@@ -133,6 +133,8 @@ class Batch:
     """Position within the document; a branch counts on from the end of its trunk."""
     pixel_values: Num[Tensor, "T 3 S S"]
     image_layouts: Int[Tensor, "N 4"]
+    tile_counts: tuple[int, ...]
+    """Tiles of each document."""
     branches: Int[Tensor, " L"] | None = None
     """See `Example`; None where no document has branches."""
 

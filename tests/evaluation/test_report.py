@@ -15,7 +15,7 @@ from xgenmm.evaluation.claims import tell
 from xgenmm.evaluation.report import write_report
 from xgenmm.evaluation.results import read_run
 from xgenmm.evaluation.statistics import Figure
-from xgenmm.pages.charts import BOTTOM, HEIGHT, TOP, loss_chart
+from xgenmm.pages.charts import BOTTOM, HEIGHT, TOP, loss_chart, ticks
 
 STAGES = ["untrained", "pretrain", "sft", "interleaved", "dpo", "safety"]
 
@@ -352,3 +352,12 @@ def test_a_loss_curve_falls_from_left_to_right():
     assert len(points) == 3
     assert [x for x, _ in points] == sorted(x for x, _ in points)
     assert [y for _, y in points] == sorted(y for _, y in points)  # SVG counts downwards
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-7, 0.3, 5e6, 1e12, 1e300, -1e12])
+def test_a_line_that_never_moves_has_an_axis(value):
+    """However large its value is: a step of the axis must be more than a rounding of it."""
+    marks = ticks(value, value)
+    assert marks[0] <= value <= marks[-1]
+    assert marks[0] < marks[-1]
+    assert len(marks) <= 7

@@ -140,3 +140,17 @@ def test_a_training_encoder_has_no_cache(toy_model, tmp_path):
     toy_model.set_trainable(vision=True, resampler=True, language=False)
     with pytest.raises(ValueError, match="needs a frozen vision encoder"):
         toy_model.use_feature_cache(tmp_path)
+
+
+def test_a_file_that_a_crash_cut_off_is_computed_anew(encoder, tmp_path, calls, caplog):
+    cache = FeatureCache(tmp_path, encoder)
+    before = cache.features(TILES)
+    cache.flush()
+    (path,) = tmp_path.glob("*/*.safetensors")
+    path.write_bytes(path.read_bytes()[:100])
+    again = FeatureCache(tmp_path, encoder)
+    assert torch.equal(again.features(TILES), before)
+    assert calls == [4, 4]
+    assert f"{path} is damaged" in caplog.text
+    again.flush()
+    assert load_file(path)

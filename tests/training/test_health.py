@@ -1,12 +1,14 @@
 """What counts as a jump, and what the settings refuse."""
 
+import json
 import math
 import statistics
 
 import pytest
 
 from xgenmm.config import ConfigError, decode
-from xgenmm.training.health import HealthConfig, robust_deviations
+from xgenmm.data.quarantine import read_lines
+from xgenmm.training.health import Health, HealthConfig, robust_deviations
 
 
 def test_deviations_of_a_bell_curve_are_its_standard_deviations():
@@ -33,6 +35,18 @@ def test_too_few_losses_and_losses_that_hardly_vary_make_no_jump():
 def test_settings_without_sense_are_refused(name, number):
     with pytest.raises(ConfigError, match=rf"health.{name}: must be"):
         decode(HealthConfig, {name: number}, "health")
+
+
+def test_steps_that_come_again_are_forgotten(tmp_path):
+    path = tmp_path / "non_finite.jsonl"
+    path.write_text(
+        "".join(json.dumps({"step": step, "rank": 0}) + "\n" for step in (1, 2, 3)) + '{"st', encoding="utf-8"
+    )
+    health = Health(HealthConfig(), tmp_path)
+    health.begin(3)
+    assert [line["step"] for line in read_lines(path)] == [1, 2]
+    health.begin(0)
+    assert path.read_text(encoding="utf-8") == ""
 
 
 def test_never_is_a_time_for_a_hang():

@@ -6,7 +6,8 @@ import pytest
 import torch
 from ranks import on_ranks
 
-from xgenmm.objectives.reference import by_document
+from xgenmm.config import ConfigError
+from xgenmm.objectives.reference import by_document, cached_reference, supervised_keys
 from xgenmm.processor.packing import pack
 from xgenmm.training import reference_cache
 from xgenmm.training.ranks import gather, rank
@@ -21,7 +22,7 @@ def example(number: int) -> Example:
         id=f"row {number}",
         input_ids=ids,
         labels=torch.tensor([IGNORE_INDEX, *ids[2:].tolist(), IGNORE_INDEX]),
-        pixel_values=torch.zeros(0, 3, 4, 4),
+        pixel_values=torch.zeros(0, 3, 4, 4, dtype=torch.uint8),
         image_layouts=torch.zeros(0, 4, dtype=torch.long),
     )
 
@@ -147,3 +148,16 @@ def test_other_processes_go_on_with_what_one_has_written(tmp_path):
         prepare_reference(alone, STEPS, 10, Asked(dies_at=12))
     on_ranks(2, fill_together, folder)
     assert [(folder / f"asked-{n}").read_text() for n in (0, 1)] == ["6", "6"]  # of ten steps, four were there
+
+
+def test_another_picture_is_another_document():
+    """Also where the picture stands in a document behind others, and whatever they hold."""
+    text, tiles = example(3), torch.arange(96, dtype=torch.uint8).reshape(2, 3, 4, 4)
+    seen = dataclasses.replace(example(5), pixel_values=tiles, image_layouts=torch.tensor([[1, 1, 4, 4]]))
+    changed = dataclasses.replace(seen, pixel_values=tiles.flip(0))
+    (_, before), (_, after) = (supervised_keys(pack([text, one], pad_id=0)) for one in (seen, changed))
+    assert before != after
+    assert supervised_keys(pack([seen, changed], pad_id=0)) == [before, after]
+    asked = cached_reference(by_document(pack([seen], pad_id=0), Asked()(pack([seen], pad_id=0))))
+    with pytest.raises(ConfigError, match="sample row 5 as it is now: text or pictures have changed"):
+        asked(pack([changed], pad_id=0))

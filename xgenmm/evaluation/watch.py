@@ -117,7 +117,8 @@ class Watch:
     def _draw(self, step: int) -> None:
         curve = read_curve(self.folder)
         write_whole(self.folder / FOLDER / "curve.json", json.dumps(curve, indent=1) + "\n")
-        with SummaryWriter(log_dir=str(self.folder / "tensorboard")) as board:
+        # In a folder of its own: who reads while training writes goes on to a folder's next file and never back.
+        with SummaryWriter(log_dir=str(self.folder / "tensorboard" / "evaluation")) as board:
             for task, points in curve.items():
                 if str(step) in points:
                     board.add_scalar(f"evaluation/{task}", points[str(step)], step)

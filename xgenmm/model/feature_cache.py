@@ -6,6 +6,7 @@ finds a full cache computes exactly what the run did that filled it.
 """
 
 import hashlib
+import logging
 import os
 from pathlib import Path
 
@@ -16,7 +17,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from xgenmm.files import sync
 from xgenmm.model.vision import encode
+
+log = logging.getLogger(__name__)
 
 TILES_PER_FILE = 512
 STORAGE = torch.float16
@@ -87,6 +91,7 @@ class FeatureCache:
         partial = path.with_suffix(f".{os.getpid()}.partial")
         try:
             save_file({key: value.contiguous() for key, value in self.new.items()}, partial)
+            sync(partial)
             partial.replace(path)
         except SafetensorError as error:
             raise OSError(f"could not write features to {path}: {error}") from error
@@ -103,7 +108,12 @@ class FeatureCache:
         return features
 
     def _index(self, path: Path) -> None:
-        file = safe_open(path, framework="pt")
+        try:
+            file = safe_open(path, framework="pt")
+        except SafetensorError as error:
+            log.warning("%s is damaged (%s): its features are computed anew", path, error)
+            path.unlink(missing_ok=True)
+            return
         self.files.update(dict.fromkeys(file.keys(), file))
 
     def _read(self, name: str) -> Float[Tensor, "P D"]:

@@ -27,6 +27,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from xgenmm.files import sync
 from xgenmm.model.configuration import XGenMMConfig
 from xgenmm.model.language import add_token_rows, embedding_table
 from xgenmm.model.lora import merged_state
@@ -296,12 +297,17 @@ def _widest(dtypes: Iterator[torch.dtype]) -> torch.dtype:
 
 
 def _put_in_place(partial: Path, path: Path) -> None:
-    """Move a finished folder to its name; one that was there is removed only after that."""
+    """Move a finished folder to its name; one that was there is removed only after that. A folder of this name means
+    that a stage is done, so all that is in it is on the disk first.
+    """
+    for file in (*partial.iterdir(), partial):
+        sync(file)
     old = path.with_name(f"{path.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if path.exists():
         path.rename(old)
     partial.rename(path)
+    sync(path.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from xgenmm.config import ConfigError
 from xgenmm.objectives.objective import Logps, Model, documents_of_targets, target_logps
 from xgenmm.types import IGNORE_INDEX, Batch
 
@@ -36,16 +37,17 @@ def cached_reference(logps: Mapping[str, Float[Tensor, " targets"]]) -> Referenc
         logps: Of every document that will come, by `supervised_keys`.
 
     Raises:
-        ValueError: When called with a document that is not among them.
+        ConfigError: When called with a document that is not among them.
     """
 
     def reference(batch: Batch) -> Float[Tensor, " M"]:
         found = [torch.zeros(0)]
         for key in supervised_keys(batch):
             if key not in logps:
-                raise ValueError(
-                    f"the cached reference holds nothing of the sample {key.rpartition(' ')[0]} as it is now: it was "
-                    "written for other data; remove it, and it is computed anew"
+                raise ConfigError(
+                    f"the cached reference holds nothing of the sample {key.rpartition(' ')[0]} as it is now: text or "
+                    "pictures have changed since; remove reference.parquet from the stage's folder, and it is computed "
+                    "anew"
                 )
             found.append(logps[key])
         return torch.cat(found).to(batch.input_ids.device)
@@ -54,16 +56,26 @@ def cached_reference(logps: Mapping[str, Float[Tensor, " targets"]]) -> Referenc
 
 
 def supervised_keys(batch: Batch) -> list[str]:
-    """A name for each document that has targets, with a digest of its tokens and of what is supervised: a changed text
-    or template has another name.
+    """A name for each document that has targets, with a digest of its tokens, of what is supervised and of its tiles: a
+    changed text, template or picture has another name.
     """
+    tiles = batch.pixel_values.cpu().split(batch.tile_counts)
     tokens = torch.stack([batch.input_ids.cpu(), batch.labels.cpu()])
     lengths = batch.documents[batch.documents >= 0].bincount(minlength=len(batch.ids)).tolist()
     return [
-        f"{identity} {hashlib.blake2b(own.contiguous().numpy().data, digest_size=8).hexdigest()}"
-        for identity, own in zip(batch.ids, tokens[:, : sum(lengths)].split(lengths, dim=1), strict=True)
+        f"{identity} {_digest(own, pictures)}"
+        for identity, own, pictures in zip(
+            batch.ids, tokens[:, : sum(lengths)].split(lengths, dim=1), tiles, strict=True
+        )
         if bool((own[1] != IGNORE_INDEX).any())
     ]
+
+
+def _digest(*tensors: Tensor) -> str:
+    content = hashlib.blake2b(digest_size=8)
+    for tensor in tensors:
+        content.update(tensor.contiguous().numpy().data)
+    return content.hexdigest()
 
 
 def by_document(batch: Batch, logps: Float[Tensor, " M"]) -> dict[str, Float[Tensor, " targets"]]:

@@ -44,6 +44,7 @@ def pack(
         position_ids=torch.cat([*(positions(example) for example in examples), torch.arange(padding)]),
         pixel_values=torch.cat([one.pixel_values for one in examples]) if pixel_values is None else pixel_values,
         image_layouts=torch.cat([example.image_layouts for example in examples]),
+        tile_counts=tuple(len(example.pixel_values) for example in examples),
         branches=torch.cat([*(_branches(example) for example in examples), torch.zeros_like(rest)])
         if branched
         else None,

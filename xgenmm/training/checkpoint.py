@@ -25,8 +25,9 @@ from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.optim import Optimizer
 
 from xgenmm.config import Count
+from xgenmm.files import sync
 from xgenmm.training.ranks import control_group, from_first, gather, new_cpu_group, rank, world_size
-from xgenmm.training.shards import MANIFEST, ShardWriter, sha256, sync
+from xgenmm.training.shards import MANIFEST, ShardWriter, sha256
 
 log = logging.getLogger(__name__)
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Annotated
 
 from xgenmm.config import Bounds, CountFrom0, Positive
+from xgenmm.data.quarantine import read_lines
+from xgenmm.files import write_whole
 from xgenmm.training.metrics import Incident
 from xgenmm.training.ranks import gather, rank
 from xgenmm.training.sums import Sums, plain
@@ -65,6 +67,13 @@ class Health:
         """Set what to do and the stage's folder, which gets `non_finite.jsonl`."""
         self.config = config
         self.folder = folder
+
+    def begin(self, step: int) -> None:
+        """Forget what is written of this step and later ones: they come again."""
+        path = self.folder / NON_FINITE
+        if rank() == 0 and path.exists():
+            kept = (line for line in read_lines(path) if line["step"] < step)
+            write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def examine(self, state: HealthState, step: int, sums: Sums, norm: float) -> Incident | None:
         """Judge a step; gives what its record should say about it. If that is `skipped`, the weights must not move.

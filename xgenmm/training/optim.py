@@ -139,6 +139,15 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, share: float) -> dict[s
     return rates
 
 
+def complete_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Zeros where no document of a step touches a weight, as a resampler's in a step without pictures: its moments and
+    its decay go on as they do where several processes share the work, of which others may have touched it.
+    """
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+
+
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> Float[Tensor, ""]:
     """Norm of all gradients together, over all processes that share them."""
     norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])

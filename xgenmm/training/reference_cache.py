@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from xgenmm.files import sync
 from xgenmm.objectives.reference import Reference, by_document, cached_reference, supervised_keys
 from xgenmm.progress import progress
 from xgenmm.training.ranks import gather, highest, rank
@@ -124,6 +125,7 @@ class ReferenceCache:
         table = pa.table({"document": pa.array(list(logps), type=pa.string()), "logps": values})
         aside = path.with_suffix(".partial")
         pq.write_table(table.replace_schema_metadata({ABOUT: json.dumps(self._plain())}), aside)
+        sync(aside)
         aside.replace(path)
 
     def _plain(self) -> Any:

@@ -22,6 +22,8 @@ from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
 from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
 from torch.futures import Future
 
+from xgenmm.files import sync
+
 MANIFEST = "manifest.json"
 
 _DTYPES = {
@@ -130,15 +132,6 @@ def sha256(path: Path) -> str:
     """Hash of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def sync(path: Path) -> None:
-    """Wait until a file, or a folder's list of files, is on the disk: the manifest must not be there first."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _write_safetensors(path: Path, tensors: Mapping[str, tuple[Tensor, Sequence[int]]]) -> _File:

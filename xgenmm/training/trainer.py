@@ -31,6 +31,7 @@ from xgenmm.training.metrics import Incident, Speed, StepRecord, peak_memory_mb
 from xgenmm.training.optim import (
     OptimConfig,
     build_optimizer,
+    complete_gradients,
     gradient_norm,
     lr_share,
     scale_gradients,
@@ -142,6 +143,7 @@ class Trainer:
         self.resume()
         self.model.train()
         start, steps = self.progress.step, self.config.steps
+        self.health.begin(start)
         faults, trackers = self.loader.shard_faults(), self.config.trackers
         records = open_records(self.folder, self.name, start, steps, faults, trackers)
         with closing(records), asked_to_stop() as asked, self.checkpoints, self.watchdog, _deterministic(self.device):
@@ -200,6 +202,7 @@ class Trainer:
         """
         if not sums.count:
             return Update()
+        complete_gradients(self.parameters)
         # The sum of losses was differentiated, because the number of targets is known only after the last micro-batch;
         # mean and clip are one more factor.
         norm = gradient_norm(self.parameters).item() / sums.count
