@@ -122,3 +122,20 @@ def test_steps_without_a_picture_move_the_same_weights(toy_folder, tmp_path):
     first = next(step for step, tokens in enumerate(seen) if tokens)
     assert 0 in seen[first:]
     assert_same_run(two, one, "sft")
+
+
+def train_compiled(_, recipe):
+    """Blocks are traced and not translated into machine code, which would take minutes."""
+    compile_block = torch.nn.Module.compile
+    torch.nn.Module.compile = lambda module: compile_block(module, backend="eager")
+    run(recipe)
+
+
+@pytest.mark.slow
+def test_adapters_learn_the_same_from_preferences_in_compiled_blocks(toy_folder, tmp_path):
+    few = ("stages.dpo.steps=2", "stages.dpo.batch.micro=6")
+    plain = debug(toy_folder, tmp_path / "plain", *few, stages=("dpo",))
+    compiled = debug(toy_folder, tmp_path / "compiled", *few, "parallel.compile=true", stages=("dpo",))
+    run(plain)
+    on_ranks(1, train_compiled, tmp_path, compiled)
+    assert_same_run(compiled, plain, "dpo")

@@ -94,7 +94,10 @@ def _with_lean_rotary(kind: type[nn.Module]) -> FunctionType | None:
         same = all(torch.allclose(_Turned.apply(x, cos, sin), y) for x, y in zip((query, key), turned, strict=True))
     if not same:
         return None
+
     names = {**forward.__globals__, ROTARY: functools.partial(_turned, own)}
+    # By this name torch.compile would look for the others in the family's own module, where one of them is another.
+    del names["__name__"]
     copied = FunctionType(forward.__code__, names, forward.__name__, forward.__defaults__, forward.__closure__)
     copied.__kwdefaults__ = forward.__kwdefaults__
     return copied
