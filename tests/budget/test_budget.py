@@ -232,6 +232,11 @@ def test_states_elsewhere_leave_the_weights_in_use():
     assert "times leave out what parallel.offload costs" in text
 
 
+def test_states_elsewhere_are_torchruns():
+    with pytest.raises(ConfigError, match=r"parallel\.offload: .*torchrun --nproc-per-node 1"):
+        check(load_recipe("paper/pretrain", ["parallel.offload=true"]))
+
+
 def test_float32_has_its_own_speed():
     """As NVIDIA states it for an H100 SXM: 67 TFLOP/s without tensor cores, 989.4 in bfloat16."""
     slow, fast = paper("precision=float32"), paper()

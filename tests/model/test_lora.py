@@ -116,7 +116,7 @@ def test_an_adapter_does_nothing_until_its_second_half_moves(adapted):
 
 def test_a_part_without_linear_layers_says_so():
     convolutions = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3))
-    with pytest.raises(ValueError, match="Sequential has no linear layer that could carry LoRA"):
+    with pytest.raises(ConfigError, match="Sequential has no linear layer that could carry LoRA"):
         add_lora(convolutions, LoraConfig())
 
 

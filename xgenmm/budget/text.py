@@ -62,7 +62,7 @@ def _assumptions(recipe: RecipeView, device: Gpu, notes: Sequence[str], stages: 
         f"  {device.name}: {device.tflops:,g} TFLOP/s in {recipe.computes_in}, {device.memory:g} GB less "
         f"{settings.reserve:g} GB for others, {device.link:g} GB/s to its {device.per_machine - 1} neighbours, "
         f"{device.network:g} GB/s beyond",
-        f"  {settings.mfu:.0%} of that speed while nobody waits (mfu), ${device.price:g} an hour and GPU (price)",
+        f"  {100 * settings.mfu:.3g}% of that speed while nobody waits (mfu), ${device.price:g} an hour and GPU (price)",
     ]
     return [*lines, *(f"Note: {note}" for note in notes)]
 
@@ -116,7 +116,7 @@ def _hours(recipe: RecipeView, stage: StagePlan, device: Gpu) -> list[str]:
         operations = stage.performed * steps + (stage.before if name == "the stage" else 0.0)
         hours = (operations / (device.tflops * 1e12 * share) / 3600 for share in shares)
         body.append((name, f"{operations:.3g}", *map(_round, hours)))
-    lines = table((f"{device.name}-hours at", "FLOP", *(f"{share:.0%}" for share in shares)), body)
+    lines = table((f"{device.name}-hours at", "FLOP", *(f"{100 * share:.3g}%" for share in shares)), body)
     if stage.before:
         once = stage.before / (device.tflops * 1e12 * recipe.plan.mfu) / 3600
         lines.append(f"Of these, {_round(once)} are the reference's answers, written down before the first step.")

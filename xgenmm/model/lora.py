@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers.pytorch_utils import Conv1D
 
-from xgenmm.config import Bounds, Count
+from xgenmm.config import Bounds, ConfigError, Count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ def add_lora(part: nn.Module, config: LoraConfig, spared: Iterable[nn.Module] = 
         spared: Modules of the part that get none.
 
     Raises:
-        ValueError: The part has no linear layer.
+        ConfigError: The part has no linear layer.
     """
     without = {id(inner) for module in spared for inner in module.modules()}
     names = [
@@ -46,7 +46,7 @@ def add_lora(part: nn.Module, config: LoraConfig, spared: Iterable[nn.Module] = 
         if isinstance(module, nn.Linear | Conv1D) and id(module) not in without
     ]
     if not names:
-        raise ValueError(
+        raise ConfigError(
             f"{type(part).__name__} has no linear layer that could carry LoRA: train all of it, or nothing"
         )
     settings = PeftLoraConfig(

@@ -26,8 +26,8 @@ def ticks(bottom: float, top: float, count: int = 4) -> list[float]:
     >>> ticks(2.1, 4.9)
     [2.0, 3.0, 4.0, 5.0]
     """
-    least = 1e-9 * max(1.0, abs(bottom), abs(top))  # less, and numbers between them would be the same
-    raw = max(top - bottom, least) / count
+    # What hardly changes is a level line: with an axis of its last digits, all numbers beside it would look the same.
+    raw = max(top - bottom, 0.04 * max(abs(bottom), abs(top)), 1e-9) / count
     power = 10.0 ** floor(log10(raw))
     step = power * next((m for m in (1.0, 2.0, 5.0) if m * power >= raw), 10.0)
     first, last = floor(bottom / step + 1e-9), ceil(top / step - 1e-9)

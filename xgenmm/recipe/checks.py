@@ -12,7 +12,7 @@ from xgenmm.objectives.dpo import DpoConfig
 from xgenmm.processor.processor import ProcessorConfig
 from xgenmm.processor.prompt import PROMPTS
 from xgenmm.recipe.settings import Recipe, StageConfig
-from xgenmm.training.ranks import world_size
+from xgenmm.training.ranks import started_by_torchrun, world_size
 from xgenmm.training.trackers import check_tracker
 
 
@@ -25,6 +25,11 @@ def check(recipe: Recipe) -> None:
     names = [stage.name for stage in recipe.stages]
     if not names or len(set(names)) < len(names):
         raise ConfigError(f"recipe.stages: at least one, each with a name of its own, not {names}")
+    if recipe.parallel.offload and not started_by_torchrun():
+        raise ConfigError(
+            "recipe.parallel.offload: only processes that torchrun has started keep their states elsewhere, one alone "
+            "among them: torchrun --nproc-per-node 1 -m xgenmm.cli train RECIPE"
+        )
     first = recipe.stages[0]
     if recipe.model is None and first.init is None:
         raise ConfigError(f'recipe: the first stage "{first.name}" needs weights: set `model`, or the stage\'s `init`')

@@ -25,6 +25,11 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def started_by_torchrun() -> bool:
+    """Whether there is a group of processes, one alone in it possibly."""
+    return dist.is_initialized()
+
+
 def highest(*values: int) -> list[int]:
     """The highest of each value over all processes, which all get the same answer. All must call it."""
     if not dist.is_initialized():

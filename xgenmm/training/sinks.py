@@ -152,8 +152,8 @@ def describe_utilisation(speed: Speed) -> str:
     """MFU; HFU beside it, where something was computed twice."""
     if (utilisation := speed.utilisation) is None:
         return ""
-    twice = f" (HFU {utilisation.hfu:.0%})" if utilisation.hfu > 1.001 * utilisation.mfu else ""
-    return f"MFU {utilisation.mfu:.0%}{twice}"
+    mfu, hfu = f"{utilisation.mfu:.0%}", f"{utilisation.hfu:.0%}"
+    return f"MFU {mfu}" if mfu == hfu else f"MFU {mfu} (HFU {hfu})"
 
 
 def describe_phases(speed: Speed) -> str:
