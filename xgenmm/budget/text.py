@@ -62,7 +62,7 @@ def _assumptions(recipe: RecipeView, device: Gpu, notes: Sequence[str], stages: 
         f"  {device.name}: {device.tflops:,g} TFLOP/s in {recipe.computes_in}, {device.memory:g} GB less "
         f"{settings.reserve:g} GB for others, {device.link:g} GB/s to its {device.per_machine - 1} neighbours, "
         f"{device.network:g} GB/s beyond",
-        f"  {100 * settings.mfu:.3g}% of that speed while nobody waits (mfu), ${device.price:g} an hour and GPU (price)",
+        f"  {100 * settings.mfu:.3g}% of that speed while nobody waits (mfu), ${device.price:g} an hour a GPU (price)",
     ]
     return [*lines, *(f"Note: {note}" for note in notes)]
 
