@@ -146,7 +146,7 @@ def step_memory(
     # they will be sent.
     gradients = 4.0 * learns * share
     if several and sharded:
-        gradients = (4.0 if parallel.reduce == "float32" or precision == "float32" else 2.0) * learns
+        gradients = (4.0 if parallel.reduce == "float32" else 2.0) * learns
     vision = _vision(shape.vision, trained, work.tiles, format)
     resampler = _resampler(shape.resampler, shape.vision.patches, trained, work.tiles, format)
     language, block = _language(shape, trained, work.tokens, format)
