@@ -35,9 +35,8 @@ types: $(VENV)/installed-dev
 imports: $(VENV)/installed-dev
 	$(BIN)/lint-imports
 
-# Three for two cores: some tests wait for processes that they have started.
 all-tests: $(VENV)/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist worksteal -m "not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m "not gpu"
 
 lmms-eval: $(VENV)/installed-dev  ## our weights inside lmms-eval, tested in an environment of its own beside ours
 	$(BIN)/python -m venv $(LMMS_EVAL)
