@@ -218,9 +218,9 @@ def test_the_debug_recipe_learns_colours(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    began = time.process_time()  # other tests run beside it
+    began = time.perf_counter()
     assert cli.main(["train", "debug"]) == 0
-    assert time.process_time() - began < 120
+    assert time.perf_counter() - began < 120
     model, processor = load("runs/debug/sft/weights")
     questions = []
     for colour in COLOURS:

@@ -187,6 +187,9 @@ def test_a_second_opinion_has_no_adapters():
     parts = live.flops.parts
     assert live.reference == sum(passes.forward for name, passes in parts.items() if name != "lora")
     assert live.before == 0
+    # the same model without adapters at all
+    plain = first_stage("paper/dpo", "stages.0.train={resampler: true, language: false}")
+    assert live.reference == pytest.approx(plain.flops.sum.forward)
 
 
 def test_what_a_second_opinion_sends():

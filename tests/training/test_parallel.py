@@ -241,7 +241,7 @@ def share_compiled(folder, config):
 
 @pytest.mark.slow
 def test_compiled_blocks_teach_the_same(alone, tmp_path):
-    on_ranks(1, share_compiled, tmp_path, ParallelConfig(strategy="fsdp", compile=True))
+    on_ranks(2, share_compiled, tmp_path, ParallelConfig(strategy="fsdp", compile=True))
     assert_same(torch.load(tmp_path / "found.pt")[:2], alone["paper"])
     assert int((tmp_path / "graphs").read_text()) >= 2  # a block of the resampler and one of the language model
 

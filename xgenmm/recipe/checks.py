@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from xgenmm.budget.plan import NO_COPY
 from xgenmm.config import ConfigError, decode, nearest
 from xgenmm.data.files import find
 from xgenmm.data.mixture import Mixture
@@ -54,10 +55,7 @@ def _check_stage(recipe: Recipe, stage: StageConfig) -> None:
         raise ConfigError(f"{where}.feature_cache: the vision encoder trains, so its features change; set false")
     objective = stage.objective_config()
     if stage.compares and world_size() > 1 and True in vars(stage.train).values():
-        raise ConfigError(
-            f"{where}.objective.reference: several processes share the weights and keep no copy of them as they were; "
-            "set cached, or train LoRA adapters only"
-        )
+        raise ConfigError(f"{where}.objective.reference: {NO_COPY}")
     if stage.noised is not None and not isinstance(objective, DpoConfig):
         raise ConfigError(f"{where}.noised: answers to noised pictures are for preferences, with the objective dpo")
     _check_processor({**recipe.processor, **stage.processor}, f"{where}.processor", whole=recipe.stages[0].init is None)
