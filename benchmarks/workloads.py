@@ -4,12 +4,14 @@ The usual way is our own model with everything that packing does away with: rows
 logits of all positions, and none of our operations. It stands for implementations that pad, with the same weights, so
 that losses can be compared.
 
-xGen-MM's own code does two more things that cost: where it does not tile it pads pictures as well, so that every row
-gets as many as the one with most, and blank ones are encoded and resampled like the rest; and its resampler's attention
-is written out, with all scores and a pass that takes the largest from each row of them. It cannot be installed beside
-today's packages, so `like_xgenmm` stands for it.
+xGen-MM's own code does three more things that cost. It pads text before it puts pictures in, so that every row is as
+long as the longest text and its own pictures, and then pads again. Where it does not tile it pads pictures as well:
+every row gets as many as the one with most, and blank ones are encoded and resampled like the rest. And its resampler's
+attention is written out, with all scores and a pass that takes the largest from each row of them. It cannot be
+installed beside today's packages, so `like_xgenmm` stands for it.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from unittest.mock import patch
@@ -28,7 +30,7 @@ from xgenmm.objectives.next_token import next_token
 from xgenmm.processor.collate import collate
 from xgenmm.processor.packing import pack
 from xgenmm.training.precision import Precision
-from xgenmm.types import IGNORE_INDEX, Example
+from xgenmm.types import IGNORE_INDEX, Example, PaddedBatch
 
 LENGTHS = (64, 1024, 256, 384, 96, 768, 512, 160)
 """Tokens of text."""
@@ -116,16 +118,21 @@ def padded_step(
         model: Ours.
         examples: One for each row.
         precision: Of products.
-        like_xgenmm: With each row's pictures padded, all of one tile, and the resampler's attention written out.
+        like_xgenmm: With text padded before pictures are put in, pictures padded where none is tiled, and the
+            resampler's attention written out.
     """
     rows = collate(examples, pad_id=0, side="right")
+    if like_xgenmm:
+        rows = padded_twice(rows, examples, model.config.image_token_id)
     labels = pad_sequence([one.labels for one in examples], batch_first=True, padding_value=IGNORE_INDEX)
+    labels = F.pad(labels, (0, rows.input_ids.shape[1] - labels.shape[1]), value=IGNORE_INDEX)
     tiles = pad_sequence([one.pixel_values for one in examples], batch_first=True).flatten(0, 1)
     attention = written_out if like_xgenmm else F.scaled_dot_product_attention
     there = pad_sequence([torch.ones(len(one.pixel_values)) for one in examples], batch_first=True).flatten().bool()
+    tiled = bool(rows.image_layouts[:, :2].any())
 
     def forward() -> Tensor:
-        if not like_xgenmm:
+        if not like_xgenmm or tiled:
             return model(**vars(rows)).logits
         tokens = model.vision_tokens(tiles)[there].flatten(0, 1)
         text = model.get_input_embeddings()(rows.input_ids)
@@ -140,6 +147,16 @@ def padded_step(
         return loss.item()
 
     return step
+
+
+def padded_twice(rows: PaddedBatch, examples: Sequence[Example], image_token: int) -> PaddedBatch:
+    """The same rows, as long as they get where text is padded first, one token for each picture in it."""
+    texts = [int((one.input_ids != image_token).sum()) + len(one.image_layouts) for one in examples]
+    longest = max(len(one.input_ids) + max(texts) - text for one, text in zip(examples, texts, strict=True))
+    more = (0, longest - rows.input_ids.shape[1])
+    return dataclasses.replace(
+        rows, input_ids=F.pad(rows.input_ids, more), attention_mask=F.pad(rows.attention_mask, more)
+    )
 
 
 @contextmanager
