@@ -66,6 +66,16 @@ def test_help_is_quick_and_knows_no_torch():
     assert min(seconds) < 0.5  # of the processor, so that a busy machine does not fail it
 
 
+def test_a_reader_who_has_seen_enough_is_no_mistake():
+    """As in `xgenmm plan ... | head`: no message, and the code that a shell gives for it."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "xgenmm.cli", "plan", "paper/sft"]
+    done = subprocess.run(command, check=False, stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
 @pytest.mark.parametrize("verb", ["train", "chat", "generate"])
 def test_every_verb_explains_itself(verb, capsys):
     with pytest.raises(SystemExit) as done:

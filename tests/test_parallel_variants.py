@@ -6,6 +6,7 @@ from test_parallel_runs import assert_same_run, debug, train
 
 from xgenmm.data.quarantine import read_lines
 from xgenmm.engines import noised_preferences
+from xgenmm.inference.generate import continue_prompts
 from xgenmm.recipe.run import run
 from xgenmm.training.ranks import rank
 
@@ -20,10 +21,12 @@ def test_the_average_of_split_weights_is_that_of_whole_ones(toy_folder, tmp_path
 
 
 def train_on_answers(folder, recipe):
-    """With answers from elsewhere, as an untrained model says nothing that is a text. Notes which process asked."""
+    """With answers from elsewhere, as an untrained model says nothing that is a text. It is asked all the same, for
+    what that leaves behind in it. Notes which process asked."""
 
-    def answer(_model, _processor, prompts, _config, **_):
+    def answer(model, processor, prompts, config, **options):
         (folder / f"asked-by-{rank()}").touch()
+        continue_prompts(model, processor, prompts, config, **options)
         return [f"mauve {number}" for number in range(len(prompts))]
 
     noised_preferences.continue_prompts = answer

@@ -221,8 +221,35 @@ def test_several_keep_no_copy_of_what_trains(capsys):
     assert [fleet.world for fleet in plan.fleets] == [1]
     copy = plan.fleets[0].memory.weights - cached.fleets[0].memory.weights
     assert copy == 4 * 3_821_079_552
-    assert main(["plan", "paper/dpo", *whole, "plan.gpus=8"]) == 2
-    assert "keep no copy of them as they were; set cached" in capsys.readouterr().err
+    for several in ("plan.gpus=8", "parallel.offload=true"):
+        assert main(["plan", "paper/dpo", *whole, several]) == 2
+        assert "keep no copy of them as they were; set cached" in capsys.readouterr().err
+    assert main(["plan", "paper/dpo", *whole, "plan.gpu=H100"]) == 0
+    assert "What helps: objective.reference=cached or LoRA adapters only" in capsys.readouterr().out
+
+
+def test_a_row_is_as_long_as_the_weights_say(tmp_path, toy_folder, capsys):
+    """A recipe that starts from weights may leave out what is saved with them."""
+    settings = {
+        "name": "short",
+        "stages": [{"name": "sft", "init": str(tmp_path / "w"), "steps": 1, "optim": {"lr": 1}}],
+    }
+    settings["stages"][0] |= {"data": [{"name": "a", "adapter": "llava", "path": "nowhere"}], "batch": {"rows": 2}}
+    (tmp_path / "recipe.yaml").write_text(json.dumps(settings))
+    (tmp_path / "w").mkdir()
+    parts = {name: json.loads((toy_folder / name / "config.json").read_text()) for name in ("vision", "language")}
+    config = {"vision_config": parts["vision"], "text_config": parts["language"], "resampler": {"latents": 8}}
+    (tmp_path / "w" / "config.json").write_text(json.dumps(config))
+    assert main(["plan", str(tmp_path / "recipe.yaml")]) == 2
+    assert "nothing says how long a row is; set it, or processor.max_tokens" in capsys.readouterr().err
+    (tmp_path / "w" / "processor_config.json").write_text('{"max_tokens": 300, "prompt": "phi3"}')
+    assert main(["plan", str(tmp_path / "recipe.yaml"), "plan.fill=1"]) == 0
+    assert "A step: 2 packed rows, 600 tokens in documents of 300" in capsys.readouterr().out
+
+
+def test_answers_to_noised_pictures_are_not_counted(capsys):
+    assert main(["plan", "paper/dpo"]) == 0
+    assert "Note: times of dpo_noised leave out the answers to noised pictures" in capsys.readouterr().out
 
 
 def test_states_elsewhere_leave_the_weights_in_use():

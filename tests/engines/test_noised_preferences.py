@@ -176,6 +176,30 @@ def test_a_stop_anywhere_changes_nothing(model, toy_processor, source, answers, 
 
 
 @pytest.mark.usefixtures("answers")
+def test_a_question_without_a_picture_is_left_out(model, toy_processor, source, tmp_path):
+    lines = (tmp_path / "pairs.jsonl").read_text().splitlines()
+    row = json.loads(lines[0])
+    text = {**row, "prompt": row["prompt"].replace("<image>", "").strip()}
+    text.pop("image")
+    (tmp_path / "pairs.jsonl").write_text("".join(f"{line}\n" for line in [json.dumps(text), lines[1]]))
+    make_noised_preferences(model, toy_processor, source, CONFIG, tmp_path / "made", seed=3)
+    (fault,) = read_lines(tmp_path / "made" / "quarantine.jsonl")
+    assert (fault["id"], fault["reason"]) == ("pairs/pairs.jsonl:line1", "no_image")
+
+
+@pytest.mark.usefixtures("answers")
+def test_a_mistake_does_not_spoil_the_folder(model, toy_processor, source, tmp_path):
+    """Whoever mends it gives the same folder again."""
+    for wrong in ({"adapter": "llava"}, {"path": str(tmp_path / "nope.jsonl")}):
+        with pytest.raises((ConfigError, DataError)):
+            make_noised_preferences(
+                model, toy_processor, dataclasses.replace(source, **wrong), CONFIG, tmp_path / "made", seed=3
+            )
+    make_noised_preferences(model, toy_processor, source, CONFIG, tmp_path / "made", seed=3)
+    assert len(read_lines(tmp_path / "made" / "preferences.jsonl")) == 6
+
+
+@pytest.mark.usefixtures("answers")
 def test_a_folder_of_other_answers_is_refused(model, toy_processor, source, tmp_path):
     make_noised_preferences(model, toy_processor, source, CONFIG, tmp_path / "made", seed=3)
     stronger = dataclasses.replace(CONFIG, noise=NoiseConfig(step=900))

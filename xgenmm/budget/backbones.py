@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from xgenmm.budget.view import ModelView, RecipeView, ResamplerView
+from xgenmm.budget.view import ModelView, ProcessorView, RecipeView, ResamplerView
 from xgenmm.config import ConfigError, decode, nearest
 from xgenmm.costs.architectures import language_shape, model_shape
 from xgenmm.costs.shapes import ModelShape
@@ -78,6 +78,22 @@ def find_model(recipe: RecipeView) -> tuple[ModelShape, list[str]]:
     if recipe.model is None:
         raise ConfigError("recipe: the first stage needs weights: set `model`, or the stage's `init`")
     return _assemble(recipe.model)
+
+
+def with_saved_length(recipe: RecipeView) -> RecipeView:
+    """The recipe with the `max_tokens` that are saved with the weights from which it starts, if it sets none itself.
+
+    Raises:
+        ConfigError: What is saved cannot be read.
+    """
+    init = recipe.stages[0].init
+    if recipe.processor.max_tokens is not None or init is None:
+        return recipe
+    path = Path(init) / "processor_config.json"
+    if not path.is_file():
+        return recipe
+    saved = decode(ProcessorView, {"max_tokens": _read(path).get("max_tokens")}, str(path))
+    return replace(recipe, processor=replace(recipe.processor, max_tokens=saved.max_tokens))
 
 
 def _assemble(model: ModelView) -> tuple[ModelShape, list[str]]:

@@ -180,7 +180,7 @@ def plan_stage(recipe: RecipeView, stage: StageView, shape: ModelShape, drawn: D
     if wanted is not None and wanted > step.rows:
         raise ConfigError(f"plan.gpus: {wanted} GPUs, but a step of {stage.name} has only {step.rows} rows")
     if compares and stage.trains_whole:
-        if wanted not in (None, 1):
+        if wanted not in (None, 1) or recipe.parallel.offload:
             raise ConfigError(f"recipe.stages.{stage.name}.objective.reference: {NO_COPY}")
         worlds = worlds[:1]
 
@@ -207,9 +207,10 @@ def plan_stage(recipe: RecipeView, stage: StageView, shape: ModelShape, drawn: D
 
 
 NO_COPY = (
-    "several processes share the weights and keep no copy of them as they were; set cached, or train LoRA adapters only"
+    "processes of torchrun share the weights and keep no copy of them as they were; "
+    "set cached, or train LoRA adapters only"
 )
-"""Why several processes cannot compare with live answers of a model that trains as a whole."""
+"""Why they cannot compare with live answers of a model that trains as a whole."""
 
 
 def numbers_of_gpus(rows: int, per_machine: int) -> list[int]:
@@ -291,7 +292,9 @@ def row_length(recipe: RecipeView, stage: StageView) -> int:
     """
     length = stage.batch.tokens or stage.processor.max_tokens or recipe.processor.max_tokens
     if length is None:
-        raise ConfigError(f"recipe.stages.{stage.name}.batch.tokens: nothing says how long a row is")
+        raise ConfigError(
+            f"recipe.stages.{stage.name}.batch.tokens: nothing says how long a row is; set it, or processor.max_tokens"
+        )
     return length
 
 

@@ -161,7 +161,10 @@ def _verdict(stage: StagePlan, device: Gpu) -> list[str]:
     """How few GPUs do, and what each of them must be fed with."""
     found = [f"{number} {how}" for how, number in stage.smallest.items() if number is not None]
     if not found:
-        advice = "parallel.offload=true, shorter rows (batch.tokens), fewer of them at once (batch.micro)"
+        # Live answers of a model that trains as a whole come from a copy, which one GPU must hold beside it.
+        copied = stage.reference and True in (stage.trained.vision, stage.trained.resampler, stage.trained.language)
+        first = "objective.reference=cached or LoRA adapters only" if copied else "parallel.offload=true"
+        advice = f"{first}, shorter rows (batch.tokens), fewer of them at once (batch.micro)"
         return [f"No number of {device.name} that was looked at fits. What helps: {advice}."]
     lines = [f"Smallest number of {device.name} that fits: {'; '.join(found)}."]
     if stage.chosen is not None:

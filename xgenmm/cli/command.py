@@ -4,6 +4,7 @@ import argparse
 import errno
 import logging
 import os
+import select
 import sys
 from collections.abc import Sequence
 
@@ -11,21 +12,25 @@ from xgenmm import __version__
 from xgenmm.cli import data, evaluating, talking, training
 from xgenmm.cli.shared import PROGRAM
 
-EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_UNREAD = 1, 2, 130, 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; gives the exit code: 0 only on success, 1 for a failure, 2 for a mistake in command or recipe.
 
-    A run that a signal stopped exits with 128 + its number, as the shell does (130 for Ctrl-C); with 75 for SIGUSR1.
+    A run that a signal stopped exits with 128 + its number, as the shell does (130 for Ctrl-C); with 75 for SIGUSR1;
+    with 141 if nobody reads what it prints any more (`| head`).
     """
     options = _parsed(arguments)
     _prepare()
     try:
         options.function(options)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return EXIT_UNREAD
         code = _exit_code(error)
         if code is None:
             raise
@@ -76,6 +81,16 @@ class _ToStderr(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         print(self.format(record), file=sys.stderr)
+
+
+def _nobody_reads() -> bool:
+    """Whether what is printed goes into a pipe that was closed, as by `| head`. Python shall not try it once more."""
+    output, polled = sys.stdout.fileno(), select.poll()
+    polled.register(output, 0)
+    closed = any(event & select.POLLERR for _, event in polled.poll(0))
+    if closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return closed
 
 
 def _exit_code(error: Exception) -> int | None:

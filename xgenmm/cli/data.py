@@ -206,15 +206,16 @@ def _view(options: argparse.Namespace) -> None:
 
 
 def _make_noised_preferences(options: argparse.Namespace) -> None:
+    from xgenmm.config import decode
     from xgenmm.data.source import SourceConfig
-    from xgenmm.engines.noise import NoiseConfig
     from xgenmm.engines.noised_preferences import NoisedConfig, make_noised_preferences
     from xgenmm.inference.load import load
 
     images = str(options.images) if options.images else None
     source = SourceConfig(name=options.name, adapter=options.adapter, path=tuple(options.data), images=images)
-    noise = NoiseConfig(step=options.noise_step, schedule=options.noise_schedule)
-    config = NoisedConfig(noise=noise, max_new_tokens=options.max_new_tokens, batch_size=options.batch_size)
+    noise = {"step": options.noise_step, "schedule": options.noise_schedule}
+    given = {"noise": noise, "max_new_tokens": options.max_new_tokens, "batch_size": options.batch_size}
+    config = decode(NoisedConfig, given, "noised-preferences")
     model, processor = load(options.weights, device=device())
     made = make_noised_preferences(model, processor, source, config, options.output, seed=options.seed)
     print(f"rows: {made.path}\nas a source: {{name: {made.name}, adapter: {made.adapter}, ", end="")

@@ -17,7 +17,8 @@ Verbs: TypeAlias = "argparse._SubParsersAction[Any]"
 def add_recipe(parser: argparse.ArgumentParser) -> None:
     """RECIPE and the settings after it."""
     parser.add_argument("recipe", metavar="RECIPE", help="a YAML file, or one of ours by its name: debug, paper/sft, …")
-    parser.add_argument("settings", metavar="a.b=c", nargs="*", help="settings that replace the recipe's")
+    # Without a default, argparse calls it required where RECIPE is missing.
+    parser.add_argument("settings", metavar="a.b=c", nargs="*", default=[], help="settings that replace the recipe's")
 
 
 def write_toy(folder: str | None) -> None:

@@ -23,9 +23,9 @@ def add(verbs: Verbs) -> None:
     add_recipe(train)
     train.set_defaults(function=_train)
 
-    plan = verbs.add_parser("plan", help="parameters, operations, memory, hours and cost of a recipe, before it runs")
-    plan.add_argument("recipe", metavar="RECIPE", help="as for train")
-    plan.add_argument("settings", metavar="a.b=c", nargs="*", help="as for train; plan.NAME=VALUE sets what is assumed")
+    about = "parameters, operations, memory, hours and cost of a recipe, before it runs"
+    plan = verbs.add_parser("plan", help=about, description=f"{about}; plan.NAME=VALUE sets what is assumed")
+    add_recipe(plan)
     plan.add_argument(
         "--measure", action="store_true", help="make some steps of each stage here, and show them beside the figures"
     )

@@ -29,7 +29,7 @@ class NoiseConfig:
     """
 
     def __post_init__(self) -> None:
-        if self.step > self.steps:
+        if not 0 <= self.step <= self.steps:
             raise ConfigError(f"noise: step {self.step} must lie between 0 and steps, {self.steps}")
 
     @property

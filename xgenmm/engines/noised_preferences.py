@@ -76,7 +76,7 @@ def make_noised_preferences(
     """
     folder.mkdir(parents=True, exist_ok=True)
     about = {"weights": fingerprint(model), "source": encode(source), "config": encode(config), "seed": seed}
-    _compare(folder / ABOUT, json.loads(json.dumps(about)))
+    _compare(folder, json.loads(json.dumps(about)))
     if not (folder / ROWS).exists():
         _Writer(model, processor, source, config, folder, seed).write()
     return dataclasses.replace(
@@ -153,6 +153,8 @@ class _Writer:
             sample = self.adapter(self.reader.read(index), lambda _: 0)
             if not isinstance(sample, Preference):
                 raise ConfigError(f'data set "{self.source.name}" gives no preferences, but {type(sample).__name__}')
+            if not any(isinstance(part, Picture) for turn in sample.prompt.turns for part in turn.parts):
+                raise BadSample("no_image", "there is nothing to put noise on")
             prompt = self.processor.prompt(sample.prompt)
         except BadSample as error:
             return Fault(source=self.source.name, id=row_id, reason=error.reason, detail=error.detail)
@@ -210,15 +212,17 @@ def _link(path: Path, name: Path) -> bool:
     return True
 
 
-def _compare(path: Path, about: Mapping[str, Any]) -> None:
-    """Note what a folder is made of, or refuse to go on with something else."""
-    if not path.exists():
-        write_whole(path, json.dumps(about, indent=1))
+def _compare(folder: Path, about: Mapping[str, Any]) -> None:
+    """Note what a folder is made of, or refuse to go on with something else, if it holds an answer."""
+    path = folder / ABOUT
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if before == about:
         return
-    before = json.loads(path.read_text(encoding="utf-8"))
-    if before != about:
+    if any((folder / name).exists() for name in (ROWS, UNFINISHED)):
         different = ", ".join(name for name in about if before.get(name) != about[name])
-        raise ConfigError(f"{path.parent} holds answers of another {different}: remove it, or take another folder")
+        raise ConfigError(f"{folder} holds answers of another {different}: remove it, or take another folder")
+    (folder / FAULTS).unlink(missing_ok=True)
+    write_whole(path, json.dumps(about, indent=1))
 
 
 def _whole_lines(path: Path) -> list[dict[str, Any]]:

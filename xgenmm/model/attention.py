@@ -11,11 +11,10 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
@@ -24,8 +23,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from xgenmm.model.blocks import block_attention
 from xgenmm.model.gpu_attention import flex_attention_of, varlen_attention
-from xgenmm.model.layout import Keys, Layout, Mixed, Queries, Scores, Values
+from xgenmm.model.layout import Keys, Layout, Mixed, Queries, Scores, Values, layout_between, row_in_work
 from xgenmm.model.lean import use_lean_layers
+from xgenmm.model.rotary import turn_by_document
 
 PREFIX = "packed_"
 """`packed_sdpa` is `sdpa` where no layout is given."""
@@ -34,14 +34,12 @@ UNKNOWN = ("s_aux", "position_bias", "head_mask")
 KINDS = ("full_attention", "sliding_attention")
 """What transformers may call a language model's layers (`layer_types`) if `attend` is to stand for all of them."""
 
-_without_mask: ContextVar[bool] = ContextVar("_without_mask", default=False)
-
 
 def attend(
     query: Queries,
     key: Keys,
     value: Values,
-    layout: Layout,
+    cu_seqlens: Layout | Int[Tensor, " ends"],
     *,
     scale: float | None = None,
     window: int | None = None,
@@ -54,12 +52,17 @@ def attend(
         query: One for each head; `H / KV` heads share keys and values.
         key: Positions as of the queries.
         value: Of keys.
-        layout: Of the row.
+        cu_seqlens: Where documents begin, and where the last one ends: [0, 4, 10] for two of 4 and 6 tokens. Or the
+            row's layout, which knows of branches as well, and is worked out once for all layers.
         scale: Of scores, by default one over the root of the width.
         window: How far back a token sees, itself included; None: to the beginning of its document.
         softcap: Bound that scores approach, instead of growing without end (Gemma 2).
         dropout: Share of a token's attention that is dropped.
+
+    Raises:
+        ValueError: No documents of this row end there; or dropout is wanted together with a soft cap.
     """
+    layout = cu_seqlens if isinstance(cu_seqlens, Layout) else layout_between(cu_seqlens, len(query))
     if torch.is_autocast_enabled(query.device.type):
         query, key, value = (x.to(torch.get_autocast_dtype(query.device.type)) for x in (query, key, value))
     if window is not None and window >= max((segment.length for segment in layout.segments), default=0):
@@ -164,11 +167,22 @@ def check_packable(language_model: PreTrainedModel) -> None:
         reason = "does not use transformers' attention interface"
     elif not any(parameter.kind is parameter.VAR_KEYWORD for parameter in forward):
         reason = "does not hand keyword arguments on to its attention"
+    elif not any(parameter.name == "position_ids" for parameter in forward):
+        reason = "does not let itself be told positions, which begin anew in every document"
+    elif between := _behind_base(language_model):
+        reason = f"has more than a matrix between its last hidden state and its logits ({between[0]})"
     if reason is not None:
         raise ValueError(
             f"{type(language_model).__name__} {reason}, so documents of a packed row cannot be kept apart in it: "
             "choose a language model whose layers all have plain attention"
         )
+
+
+def _behind_base(language_model: PreTrainedModel) -> list[str]:
+    """Weights that are neither the base model's nor the head's: what `head.py` would leave out."""
+    parts = (language_model.base_model, language_model.get_output_embeddings())
+    known = {id(parameter) for part in parts for parameter in part.parameters()}
+    return [name for name, parameter in language_model.named_parameters() if id(parameter) not in known]
 
 
 def use_packed_attention(language_model: PreTrainedModel) -> None:
@@ -183,16 +197,23 @@ def use_packed_attention(language_model: PreTrainedModel) -> None:
         ALL_MASK_ATTENTION_FUNCTIONS.register(name, _mask_over(before))
     language_model.config._attn_implementation = name
     use_lean_layers(language_model)
+    turn_by_document(language_model)
+
+
+def attention_name(language_model: PreTrainedModel) -> str | None:
+    """What a model attends with, by the name under which it was chosen, whether or not it takes layouts by now."""
+    name = language_model.config._attn_implementation
+    return None if name is None else name.removeprefix(PREFIX)
 
 
 @contextmanager
-def no_mask() -> Iterator[None]:
-    """While this lasts, a language model builds no mask: a layout is given in its place."""
-    token = _without_mask.set(True)
+def working_on(layout: Layout) -> Iterator[None]:
+    """While this lasts, a language model builds no mask: the layout, which it is given as well, stands in its place."""
+    token = row_in_work.set(layout)
     try:
         yield
     finally:
-        _without_mask.reset(token)
+        row_in_work.reset(token)
 
 
 def _attention_over(before: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
@@ -206,8 +227,11 @@ def _attention_over(before: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
         **options: Any,
     ) -> tuple[Float[Tensor, "B L H V"], Tensor | None]:
         if layout is None:
-            if _without_mask.get():
-                raise ValueError(f"{type(module).__name__} lost the layout of a packed row on its way to attention")
+            if row_in_work.get() is not None:
+                raise ValueError(
+                    f"{type(module).__name__} lost the layout of a packed row on its way to attention: choose a "
+                    "language model that hands keyword arguments on"
+                )
             if before == "sdpa" and _of_one_token(query) and not options.get("dropout"):
                 return attend_from_one(query, key, value, attention_mask, scale=options.get("scaling")), None
             # a model's own eager attention has no entry in transformers' table: it stands beside the model
@@ -231,13 +255,13 @@ def _attention_over(before: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
             softcap=options.get("softcap"),
             dropout=options.get("dropout", 0.0),
         )
-        return mixed[None], None
+        return mixed[None].contiguous(), None  # as transformers' own: some families view it in another shape
 
     return packed_attention
 
 
 def _mask_over(before: str) -> Callable[..., Any]:
     def mask(*args: Any, **kwargs: Any) -> Any:
-        return None if _without_mask.get() else ALL_MASK_ATTENTION_FUNCTIONS[before](*args, **kwargs)
+        return None if row_in_work.get() is not None else ALL_MASK_ATTENTION_FUNCTIONS[before](*args, **kwargs)
 
     return mask

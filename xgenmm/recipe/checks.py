@@ -13,7 +13,7 @@ from xgenmm.objectives.dpo import DpoConfig
 from xgenmm.processor.processor import ProcessorConfig
 from xgenmm.processor.prompt import PROMPTS
 from xgenmm.recipe.settings import Recipe, StageConfig
-from xgenmm.training.ranks import started_by_torchrun, world_size
+from xgenmm.training.ranks import started_by_torchrun
 from xgenmm.training.trackers import check_tracker
 
 
@@ -54,7 +54,7 @@ def _check_stage(recipe: Recipe, stage: StageConfig) -> None:
     if stage.train.vision and (recipe.feature_cache if stage.feature_cache is None else stage.feature_cache):
         raise ConfigError(f"{where}.feature_cache: the vision encoder trains, so its features change; set false")
     objective = stage.objective_config()
-    if stage.compares and world_size() > 1 and True in vars(stage.train).values():
+    if stage.compares and started_by_torchrun() and True in vars(stage.train).values():
         raise ConfigError(f"{where}.objective.reference: {NO_COPY}")
     if stage.noised is not None and not isinstance(objective, DpoConfig):
         raise ConfigError(f"{where}.noised: answers to noised pictures are for preferences, with the objective dpo")

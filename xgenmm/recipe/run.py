@@ -25,6 +25,7 @@ from xgenmm.engines.noised_preferences import make_noised_preferences
 from xgenmm.evaluation.watch import Watch
 from xgenmm.files import write_whole
 from xgenmm.inference.load import load
+from xgenmm.model.attention import attention_name
 from xgenmm.model.feature_cache import fingerprint
 from xgenmm.model.vlm import XGenMMForConditionalGeneration
 from xgenmm.model.weights import save
@@ -237,7 +238,7 @@ def _about_reference(
         "processor": encode(processor.config),
         "precision": precision,
         "float32": torch.get_float32_matmul_precision(),
-        "attention": model.language_model.config._attn_implementation,
+        "attention": attention_name(model.language_model),
         "feature_cache": features,  # it rounds features
     }
 

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from xgenmm.data.quarantine import DataError
 from xgenmm.files import sync
 from xgenmm.objectives.reference import Reference, by_document, cached_reference, supervised_keys
 from xgenmm.progress import progress
@@ -61,6 +62,7 @@ class ReferenceCache:
 
         Raises:
             OSError: The disk is full. The parts that are whole stay.
+            DataError: Processes do not agree on what the file depends on.
         """
         parts = self.path.with_suffix(".parts")
         logps, new = self._read_parts(parts), Logps()
@@ -83,7 +85,8 @@ class ReferenceCache:
             shutil.rmtree(parts, ignore_errors=True)
         gather(None)  # the whole is there
         logps = self.read()
-        assert logps is not None
+        if logps is None:
+            raise DataError(f"{self.path}: this process has other weights, data or settings than the one that wrote it")
         return logps
 
     def _read_parts(self, folder: Path) -> Logps:
