@@ -17,7 +17,7 @@ from xgenmm.costs.flops import Trained
 from xgenmm.costs.memory import block_bytes, formats
 from xgenmm.costs.shapes import ResamplerShape
 from xgenmm.model import head
-from xgenmm.model.attention import no_mask, use_packed_attention
+from xgenmm.model.attention import use_packed_attention, working_on
 from xgenmm.model.layout import layout_of
 from xgenmm.model.lora import LoraConfig, add_lora
 from xgenmm.model.resampler import PerceiverResampler, ResamplerConfig
@@ -47,7 +47,7 @@ def kept_bytes(module, run, format):
         return tensor
 
     precision = torch.autocast("cpu", torch.bfloat16) if format == "autocast" else contextlib.nullcontext()
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), precision, no_mask():
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), precision:
         result = run()
     assert result.requires_grad
     return sum(kept.values())
@@ -81,7 +81,8 @@ def test_a_block_keeps_what_is_counted(family, mode, format):
 
     def run():
         positions = torch.arange(LENGTH)[None]
-        return model.model(inputs_embeds=embeddings, use_cache=False, layout=layout, position_ids=positions)[0]
+        with working_on(layout):
+            return model.model(inputs_embeds=embeddings, use_cache=False, layout=layout, position_ids=positions)[0]
 
     blocks = language_shape(config.to_dict()).blocks
     each = block_bytes(blocks, mode, RANK, FORMATS[format], causal=True)

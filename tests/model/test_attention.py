@@ -119,6 +119,14 @@ def test_begins_of_documents():
     assert longest == 30
 
 
+@pytest.mark.parametrize("options", [{}, {"window": 10}, {"softcap": 0.7}])
+def test_documents_may_be_given_by_where_they_end(options: dict[str, float]):
+    layout = make_layout(SHORT, padding=3)
+    inputs = make_inputs(layout.length)
+    ends = torch.tensor([0, 7, 37, 38, 69, 98, 110], dtype=torch.int32)
+    assert torch.equal(attend(*inputs, ends, **options), attend(*inputs, layout, **options))
+
+
 @pytest.mark.parametrize("row", ["short", "long", "trees"])
 def test_bfloat16_is_rounded_and_nothing_worse(row: str):
     """Scores that are rounded to 8 bits move attention by less than 2^-8 of their size each."""

@@ -1,10 +1,11 @@
 """Packed rows: every document gets what it would get alone, and nothing of its neighbours."""
 
+import copy
 import dataclasses
 
 import pytest
 import torch
-from toy import IMAGE_TOKEN, TOY_RESAMPLER, alone, make_examples, make_toy_model, toy_vision_config
+from toy import IMAGE_TOKEN, TOY_RESAMPLER, alone, make_examples, make_toy_model, toy_text_config, toy_vision_config
 from transformers import AutoConfig
 
 from xgenmm.model.configuration import XGenMMConfig
@@ -156,6 +157,8 @@ CANNOT_PACK = {
     "jamba": ("", {"num_experts": 2, "attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False}),
     "rwkv": ("state", {"attention_hidden_size": 32}),
     "bloom": ("does not use transformers' attention interface", {}),
+    "bert": ("more than a matrix between .* and its logits", {"is_decoder": True}),
+    "bart": ("does not let itself be told positions", {"is_decoder": True, "is_encoder_decoder": False, "d_model": 32}),
 }
 """Family: what is said of it, and how a toy of it is configured."""
 
@@ -183,3 +186,48 @@ def test_a_layout_that_does_not_reach_attention_is_missed(toy_model):
     batch = pack(make_examples(MIXED), pad_id=256)
     with pytest.raises(ValueError, match="Phi3Attention lost the layout of a packed row"):
         logps_of(toy_model, batch)
+
+
+def test_positions_follow_from_documents():
+    """Where they are absolute, wrong ones would change everything."""
+    model = make_toy_model("gpt2")
+    batch = pack([*make_examples(MIXED), branched_examples()[1]], pad_id=256, length=400)
+    inputs = batch.inputs()
+    expected = model(**inputs).logits[0, batch.documents >= 0]
+    found = model(**{**inputs, "position_ids": None}).logits[0, batch.documents >= 0]
+    assert torch.equal(found, expected)
+
+
+def test_what_is_no_packed_row_is_named(toy_model):
+    batch = pack(make_examples([[], []]), pad_id=256)
+    inputs = batch.inputs()
+    with pytest.raises(ValueError, match="takes no labels, but targets"):
+        toy_model(**inputs, labels=batch.labels[None])
+    with pytest.raises(ValueError, match="a packed row is a batch of one"):
+        toy_model(input_ids=torch.cat([batch.input_ids[None]] * 2), documents=batch.documents)
+
+
+ROTARY = {
+    "longrope": {"short_factor": [1.0] * 4, "long_factor": [3.0] * 4, "original_max_position_embeddings": 24},
+    "dynamic": {"factor": 2.0},
+}
+
+
+@pytest.mark.parametrize("kind", ROTARY)
+def test_a_long_neighbour_does_not_turn_a_documents_positions(kind: str):
+    """These rotary positions have other frequencies for texts of more than 24 tokens."""
+    rope = {"rope_type": kind, "rope_theta": 10000.0, **ROTARY[kind]}
+    text = toy_text_config("phi3" if kind == "longrope" else "llama")
+    lengths = {"max_position_embeddings": 96 if kind == "longrope" else 24, "original_max_position_embeddings": 24}
+    text = type(text)(**{**text.to_dict(), "rope_parameters": rope, **lengths})
+    torch.manual_seed(0)
+    config = XGenMMConfig(
+        vision_config=toy_vision_config(), text_config=text, resampler=vars(TOY_RESAMPLER), image_token_id=IMAGE_TOKEN
+    )
+    model, untouched = (XGenMMForConditionalGeneration(config).eval() for _ in range(2))
+    untouched.load_state_dict(model.state_dict())
+    examples = [one for length in (10, 60, 12, 40) for one in make_examples([[]], length=length)]
+    packed = logps_of(model, pack(examples, pad_id=256, length=130))
+    for found, example in zip(packed, examples, strict=True):
+        output = copy.deepcopy(untouched)(**alone(example), targets=example.labels[None])
+        torch.testing.assert_close(found, output.logps, rtol=0, atol=1e-5)

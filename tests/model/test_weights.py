@@ -21,6 +21,7 @@ from transformers import (
     AutoProcessor,
     CLIPConfig,
     CLIPModel,
+    Gemma2Config,
     SiglipConfig,
     SiglipModel,
     SiglipTextConfig,
@@ -300,3 +301,15 @@ def test_a_save_that_was_killed_does_not_stand_in_the_way(tmp_path):
 def test_toy_text_configs_are_what_they_say():
     assert toy_text_config("llama").tie_word_embeddings
     assert not toy_text_config("phi3").tie_word_embeddings
+
+
+def test_a_family_without_sdpa_is_read_and_written_by_default(tmp_path):
+    """Gemma 2 has none, and transformers chooses eager attention for it."""
+    config = write_backbones(tmp_path)
+    sizes = {"hidden_size": 32, "intermediate_size": 56, "num_hidden_layers": 2, "num_attention_heads": 4}
+    more = {"num_key_value_heads": 2, "head_dim": 8, "vocab_size": VOCABULARY, "query_pre_attn_scalar": 8}
+    ends = {"bos_token_id": None, "eos_token_id": 256, "pad_token_id": 256}
+    AutoModelForCausalLM.from_config(Gemma2Config(**sizes, **more, **ends)).save_pretrained(config.language)
+    model = assemble(config, make_processor())
+    save(model, make_processor(), tmp_path / "weights")
+    assert load(tmp_path / "weights").language_model.config._attn_implementation == "eager"

@@ -13,7 +13,7 @@ from xgenmm.processor.processor import XGenMMProcessor
 
 
 def load(
-    path: str | Path, *, dtype: Dtype = "float32", device: str = "cpu", attention: Attention = "sdpa"
+    path: str | Path, *, dtype: Dtype = "float32", device: str = "cpu", attention: Attention | None = None
 ) -> tuple[XGenMMForConditionalGeneration, XGenMMProcessor]:
     """Read a folder of weights.
 
@@ -21,7 +21,7 @@ def load(
         path: What `train` wrote to `STAGE/weights`, or an import.
         dtype: Type of the weights in memory; "auto" is that of the folder.
         device: Where the model shall be.
-        attention: The language model's attention.
+        attention: The language model's attention; None: transformers' choice.
 
     Raises:
         WeightsError: There is no such folder, or it does not hold our weights.

@@ -3,7 +3,9 @@
 A row's layout is worked out once, on the CPU, for all layers and backends.
 """
 
+import itertools
 from collections.abc import Callable, Hashable
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -97,6 +99,11 @@ class Layout:
         """Positions without padding."""
         return self.segments[-1].start + self.segments[-1].length if self.segments else 0
 
+    def positions(self) -> Int[Tensor, " L"]:
+        """Of every position: how many tokens of its document it sees before it; 0 at padding."""
+        padding = torch.zeros(self.length - self.tokens, dtype=torch.long)
+        return torch.cat([*(segment.positions() for segment in self.segments), padding])
+
     @property
     def branched(self) -> bool:
         """Whether any document has branches."""
@@ -107,6 +114,32 @@ class Layout:
         if key not in self._memo:
             self._memo[key] = work()
         return self._memo[key]
+
+
+row_in_work: ContextVar[Layout | None] = ContextVar("row_in_work", default=None)
+"""The layout of the packed row that goes through a language model at this moment."""
+
+
+def layout_between(ends: Int[Tensor, " ends"], length: int) -> Layout:
+    """The layout of a row by where its documents begin, and where the last one ends.
+
+    >>> [(segment.start, segment.length) for segment in layout_between(torch.tensor([0, 4, 10]), 12).segments]
+    [(0, 4), (4, 6)]
+
+    Args:
+        ends: As in torch's `varlen_attn` (`cu_seqlens`). Where it lies on a GPU, this waits for it.
+        length: Positions of the row, with its padding.
+
+    Raises:
+        ValueError: It does not begin with 0, falls, or goes beyond the row.
+    """
+    places = ends.tolist()
+    if not places or places[0] != 0 or places[-1] > length or places != sorted(places):
+        raise ValueError(
+            f"documents of a row of {length} positions cannot end at {places}: from 0, rising, to {length}"
+        )
+    pairs = itertools.pairwise(places)
+    return Layout(segments=tuple(Segment(start=a, trunk=b - a) for a, b in pairs if b > a), length=length)
 
 
 def layout_of(documents: Int[Tensor, " L"], branches: Int[Tensor, " L"] | None = None) -> Layout:
@@ -129,7 +162,7 @@ def layout_of(documents: Int[Tensor, " L"], branches: Int[Tensor, " L"] | None =
         if document == before + 1:
             # a document of branches only has a trunk of no tokens
             found.append((at, [length] if of == 0 else [0, length]))
-        elif document == before and of > number:
+        elif document == before and of > number and found:
             found[-1][1].append(length)
         else:
             raise ValueError(

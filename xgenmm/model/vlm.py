@@ -31,7 +31,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import ModelOutput
 
-from xgenmm.model.attention import check_packable, no_mask, use_packed_attention
+from xgenmm.model.attention import check_packable, use_packed_attention, working_on
 from xgenmm.model.configuration import XGenMMConfig
 from xgenmm.model.feature_cache import FeatureCache
 from xgenmm.model.head import head_of, summed_nll, target_logps
@@ -192,8 +192,9 @@ class XGenMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             inputs_embeds: What `embed` gave, instead of `input_ids` and images.
             logits_to_keep: Without targets: how many last positions get logits (0: all), or which.
             use_cache: Whether to return keys and values.
-            documents: `Batch.documents`: makes it a packed row, a batch of one, whose positions must be given. Like
-                `branches`, `targets` and `image_layouts` best on the CPU, where reading it waits for no GPU.
+            documents: `Batch.documents`: makes it a packed row, a batch of one; positions follow from it, if they are
+                not given. Like `branches`, `targets` and `image_layouts` best on the CPU, where reading it waits for no
+                GPU.
             branches: `Batch.branches`.
             reduction: With targets: the loss is the mean of -logps; or it is their sum, and then only it has a graph
                 and `logps` has none, which saves a quarter of the head's work.
@@ -201,12 +202,23 @@ class XGenMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
         Raises:
             ValueError: Placeholders and vision tokens disagree; or neither or both of input_ids and inputs_embeds are
-                given.
+                given; or documents are not those of one row; or labels are given.
         """
+        if kwargs.get("labels") is not None:
+            raise ValueError("forward takes no labels, but targets, which are not shifted again")
         if inputs_embeds is None and input_ids is not None:
             inputs_embeds = self.embed(input_ids, pixel_values, image_layouts)
         elif inputs_embeds is None or input_ids is not None:
             raise ValueError("forward takes either input_ids or inputs_embeds, and got both or neither")
+        layout = None if documents is None else layout_of(documents, branches)
+        if layout is not None:
+            if layout.length != inputs_embeds.shape[1] or len(inputs_embeds) != 1:
+                raise ValueError(
+                    f"documents of {layout.length} positions, and a batch of {len(inputs_embeds)} x "
+                    f"{inputs_embeds.shape[1]}: a packed row is a batch of one"
+                )
+            if position_ids is None:
+                position_ids = layout.positions()[None].to(inputs_embeds.device)
         inputs: dict[str, Any] = {
             "inputs_embeds": inputs_embeds,
             "attention_mask": attention_mask,
@@ -215,10 +227,10 @@ class XGenMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             "use_cache": use_cache,
             **kwargs,
         }
-        if documents is not None:
+        if layout is not None:
             use_packed_attention(self.language_model)
-            inputs |= {"layout": layout_of(documents, branches), "use_cache": False}
-        with no_mask() if documents is not None else nullcontext():
+            inputs |= {"layout": layout, "use_cache": False}
+        with nullcontext() if layout is None else working_on(layout):
             if targets is None:
                 output = self.language_model(logits_to_keep=logits_to_keep, **inputs)
                 return XGenMMOutput(logits=output.logits, past_key_values=output.past_key_values)

@@ -53,8 +53,10 @@ class ModelConfig:
     resampler: ResamplerConfig = field(default_factory=ResamplerConfig)
     regroup: Regroup = "tiles"
     """What the resampler reads at once: a tile (the paper), or a strip across tiles (the released weights)."""
-    attention: Attention = "sdpa"
-    """The language model's attention. On CPUs and short sequences `eager` trains 10 to 20 % faster."""
+    attention: Attention | None = None
+    """The language model's attention; None: transformers' choice, sdpa where a family has it, else eager. On CPUs and
+    short sequences `eager` trains 10 to 20 % faster.
+    """
 
 
 @runtime_checkable
@@ -154,7 +156,8 @@ def assemble(config: ModelConfig, processor: Processor) -> XGenMMForConditionalG
     with torch.device("meta"):
         model = XGenMMForConditionalGeneration(whole)
     model.vision_encoder, model.language_model = encoder, language
-    language.set_attn_implementation(config.attention)
+    if config.attention is not None:
+        language.set_attn_implementation(config.attention)
     model.vision_tokenizer.to_empty(device="cpu")
     for module in model.vision_tokenizer.modules():
         model._init_weights(module)
@@ -221,7 +224,7 @@ def save(
         raise OSError(f"could not write the weights to {path}: {error}; what was there before is untouched") from error
 
 
-def load(path: Path, *, dtype: Dtype = "float32", attention: Attention = "sdpa") -> XGenMMForConditionalGeneration:
+def load(path: Path, *, dtype: Dtype = "float32", attention: Attention | None = None) -> XGenMMForConditionalGeneration:
     """Read a folder that `save` wrote, in evaluation mode.
 
     Args:
@@ -233,10 +236,9 @@ def load(path: Path, *, dtype: Dtype = "float32", attention: Attention = "sdpa")
         WeightsError: There is no such folder, it is not one of ours, or weights are missing, left over or damaged.
     """
     check_folder(path)
+    chosen = {} if attention is None else {"attn_implementation": {"text_config": attention}}
     with without_progress_bars():
-        model = _backbone(
-            XGenMMForConditionalGeneration, str(path), dtype=dtype, attn_implementation={"text_config": attention}
-        )
+        model = _backbone(XGenMMForConditionalGeneration, str(path), dtype=dtype, **chosen)
     return cast(XGenMMForConditionalGeneration, model.eval())
 
 

@@ -12,6 +12,7 @@ from xgenmm.data.loader import Loader
 from xgenmm.data.permutation import keyed
 from xgenmm.inference.load import load
 from xgenmm.model.language import embedding_table
+from xgenmm.model.trial import try_packed_row
 from xgenmm.model.vlm import XGenMMForConditionalGeneration
 from xgenmm.model.weights import ModelConfig, assemble, check_folder, read_encoder_config
 from xgenmm.objectives.dpo import DpoConfig
@@ -34,9 +35,11 @@ def build(recipe: Recipe, stage: StageConfig) -> tuple[XGenMMForConditionalGener
         torch.manual_seed(keyed(recipe.seed, "model"))
         try:
             if weights is None:
-                return _assemble(recipe, settings)
-            model, saved = load(weights, attention=recipe.model.attention if recipe.model else "sdpa")
-            processor = _make_processor(saved.tokenizer, {**encode(saved.config), **settings})
+                model, processor = _assemble(recipe, settings)
+            else:
+                model, saved = load(weights, attention=recipe.model.attention if recipe.model else None)
+                processor = _make_processor(saved.tokenizer, {**encode(saved.config), **settings})
+            try_packed_row(model)
         except ConfigError:
             raise
         except ValueError as error:
