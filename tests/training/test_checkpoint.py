@@ -150,6 +150,19 @@ def test_newest_ones_are_kept_and_every_so_many_for_good(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-10", "step-11", "step-4", "step-8"]
 
 
+NONSENSE = ("null", '{"files": []}', '{"files": {"state.json": 3}}', '{"files": {"state.json": {"bytes": SIZE}}}', "[]")
+
+
+@pytest.mark.parametrize("text", NONSENSE)
+def test_a_manifest_of_another_shape_is_none(tmp_path, text):
+    model, optimizer = make()
+    train(model, optimizer)
+    good, broken = (save(tmp_path, step, model, optimizer) for step in (1, 2))
+    size = (broken / "state.json").stat().st_size
+    (broken / "manifest.json").write_text(text.replace("SIZE", str(size)))
+    assert load(tmp_path, model, optimizer)[0] == good
+
+
 @pytest.mark.parametrize("damage", ["no manifest", "cut manifest", "cut file", "missing file"])
 def test_an_incomplete_one_is_ignored_and_goes_with_the_next(tmp_path, damage):
     model, optimizer = make()
@@ -203,6 +216,9 @@ def test_a_flipped_bit_costs_one_checkpoint_and_is_told(tmp_path, caplog):
     assert load(tmp_path, model, optimizer)[0] == good
     (good / "state.json").write_text((good / "state.json").read_text().replace("1", "2"))
     with pytest.raises(CheckpointError, match=r"no checkpoint in .* is sound: .*state\.json is damaged"):
+        load(tmp_path, model, optimizer)
+    # and again, until somebody has decided that the run is lost
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .* is sound: .*step-1\.damaged was set aside; .*"):
         load(tmp_path, model, optimizer)
 
 

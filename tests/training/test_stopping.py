@@ -63,3 +63,26 @@ def test_preempted_before_the_first_step_it_leaves(command, tmp_path):
     process.send_signal(signal.SIGUSR1)
     process.communicate(timeout=PATIENCE)
     assert process.returncode == 75
+
+
+STUCK = """
+import hashlib
+from xgenmm.training.stopping import asked_to_stop
+with asked_to_stop():
+    print("waiting", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2 * 10**9)  # without a moment for Python, as in a collective
+"""
+
+
+def test_a_second_signal_ends_a_process_that_waits_for_another():
+    process = subprocess.Popen([sys.executable, "-c", STUCK], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "waiting\n"
+        process.send_signal(signal.SIGTERM)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=3)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 143
+    finally:
+        process.kill()
+        process.communicate()

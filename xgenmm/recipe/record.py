@@ -9,12 +9,12 @@ from xgenmm.config import ConfigError, encode, read_yaml, to_yaml
 from xgenmm.files import write_whole
 from xgenmm.provenance import commit, package_versions
 from xgenmm.recipe.settings import Recipe
-from xgenmm.training.checkpoint import latest_checkpoint
+from xgenmm.training.checkpoint import latest_checkpoint, set_aside
 
 
 def note_settings(recipe: Recipe, number: int, folder: Path) -> None:
     """Write the settings of a stage that begins; refuse to go on with others."""
-    if latest_checkpoint(folder / "checkpoints") is not None:
+    if latest_checkpoint(folder / "checkpoints") is not None or set_aside(folder / "checkpoints"):
         compare_settings(recipe, number, folder)
         return
     text = to_yaml(encode(dataclasses.replace(recipe, stages=recipe.stages[: number + 1])))

@@ -153,9 +153,12 @@ class Checkpoints:
                 aside = path.with_name(f"{path.name}.damaged")
                 shutil.rmtree(aside, ignore_errors=True)
                 path.rename(aside)
-        if damaged:
+        # Also those of an earlier start: nobody has decided yet that the run is lost.
+        aside = from_first([f"{path} was set aside" for path in set_aside(self.folder)])
+        if damaged or aside:
             raise CheckpointError(
-                f"no checkpoint in {self.folder} is sound: {'; '.join(damaged)}; remove the folder to begin anew"
+                f"no checkpoint in {self.folder} is sound: {'; '.join(damaged or aside)}; remove the folder to begin "
+                "anew"
             )
         return None
 
@@ -207,6 +210,11 @@ def latest_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint that is whole."""
     whole = whole_checkpoints(folder)
     return whole[-1] if whole else None
+
+
+def set_aside(folder: Path) -> list[Path]:
+    """Checkpoints that were found damaged."""
+    return sorted(folder.glob("step-*.damaged"))
 
 
 def whole_checkpoints(folder: Path) -> list[Path]:
@@ -294,8 +302,11 @@ def _damage(path: Path) -> list[str]:
 def _is_whole(path: Path) -> bool:
     try:
         files = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["files"]
-        whole = all((path / name).stat().st_size == file["bytes"] for name, file in files.items())
-    except (OSError, ValueError, KeyError):
+        whole = all(
+            (path / name).stat().st_size == file["bytes"] and isinstance(file["sha256"], str)
+            for name, file in files.items()
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # whatever else somebody may have written
         whole = False
     if not whole:
         log.warning("%s is not whole and is ignored", path)

@@ -99,7 +99,7 @@ def _sums(records: Sequence[Record]) -> list[tuple[str, str]]:
     shares = ", ".join(f"{name.replace('_', ' ')} {value / total:.1%}" for name, value in phases.items() if value)
     found = [
         ("steps", f"{records[0]['step'] + 1:,} to {records[-1]['step'] + 1:,}"),
-        ("loss", f"{sum(last) / len(last):.4f} over the last {len(last):,} steps" if last else "no data"),
+        ("loss", f"{sum(last) / len(last):.4f}, mean of the last {len(last):,}" if last else "no data"),
         ("tokens", f"{tokens:,}: {tokens - vision:,} text, {vision:,} vision; {supervised:,} supervised"),
         ("time in steps", f"{total:,.1f} s, a step {median(seconds):.3f} s (median)"),
         ("of it", shares),

@@ -17,6 +17,8 @@ EXIT_PREEMPTED = 75
 batch script that all is saved, which 128 + 10 would not: a process that the signal has killed gives that, too."""
 SECONDS_OF_ONE_REQUEST = 2.0
 """Under torchrun, which passes on what a terminal or a scheduler has sent to every process already."""
+SECONDS_TO_UNWIND = 2.0
+"""For the main thread, when it shall leave at once."""
 
 
 class Stopped(Exception):
@@ -44,8 +46,7 @@ class Asked:
             self.signal_number, self._since = number, time.monotonic()
             log.warning("stopping after this step; once more stops at once")
             return
-        repeated = "TORCHELASTIC_RUN_ID" in os.environ and time.monotonic() - self._since < SECONDS_OF_ONE_REQUEST
-        if not repeated:
+        if not _passed_on(time.monotonic() - self._since):
             raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
 
@@ -58,6 +59,32 @@ def leave_when_preempted() -> None:
     signal.signal(signal.SIGUSR1, leave)
 
 
+def _passed_on(seconds: float) -> bool:
+    """Whether a signal so soon after the first is the same request once more."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and seconds < SECONDS_OF_ONE_REQUEST
+
+
+def _leave_if_stuck(reading: int, left: threading.Event) -> None:
+    """End the process at a second signal to which the main thread does not answer.
+
+    Python handles signals between its own instructions, and a thread that waits in C for another process has none.
+
+    Args:
+        reading: A pipe into which the interpreter writes the number of every signal that comes.
+        left: Set when the main thread has left.
+    """
+    first = None
+    with open(reading, "rb", buffering=0) as pipe:
+        while number := pipe.read(1):
+            now = time.monotonic()
+            if number[0] not in SIGNALS or (first is not None and _passed_on(now - first)):
+                continue
+            if first is None:
+                first = now
+            elif not left.wait(SECONDS_TO_UNWIND):
+                os._exit(128 + number[0])
+
+
 @contextmanager
 def asked_to_stop() -> Iterator[Asked]:
     """While it lasts, SIGINT (Ctrl-C), SIGTERM and SIGUSR1 are noted."""
@@ -66,8 +93,15 @@ def asked_to_stop() -> Iterator[Asked]:
         yield asked
         return
     before = {number: signal.signal(number, asked.note) for number in SIGNALS}
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    wakeup, left = signal.set_wakeup_fd(writing, warn_on_full_buffer=False), threading.Event()
+    threading.Thread(target=_leave_if_stuck, args=(reading, left), name="signals", daemon=True).start()
     try:
         yield asked
     finally:
+        left.set()
+        signal.set_wakeup_fd(wakeup)
+        os.close(writing)  # ends the thread
         for number, handler in before.items():
             signal.signal(number, handler)
