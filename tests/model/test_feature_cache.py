@@ -87,11 +87,27 @@ def test_another_encoder_has_other_features(encoder, tmp_path, calls):
     assert calls == [4, 4]
 
 
+def test_a_flipped_bit_costs_one_tile(encoder, tmp_path, calls, caplog):
+    cache = FeatureCache(tmp_path, encoder)
+    expected = cache.features(TILES)
+    cache.flush()
+    (path,) = (tmp_path / fingerprint(encoder)).iterdir()
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 4
+    path.write_bytes(content)
+    again = FeatureCache(tmp_path, encoder)
+    assert torch.equal(again.features(TILES), expected)
+    assert calls == [4, 1]
+    assert "are damaged and are computed anew" in caplog.text
+    assert torch.equal(again.features(TILES), expected)
+    assert (calls, again.hits, again.misses) == ([4, 1], 7, 1)
+
+
 def test_a_write_that_fails_leaves_nothing(encoder, tmp_path, monkeypatch):
     cache = FeatureCache(tmp_path, encoder)
     cache.features(TILES)
 
-    def disk_full(_tensors, path):
+    def disk_full(_tensors, path, **_):
         path.write_bytes(b"half a file")
         raise OSError(28, "No space left on device")
 

@@ -6,8 +6,10 @@ finds a full cache computes exactly what the run did that filled it.
 """
 
 import hashlib
+import json
 import logging
 import os
+import zlib
 from pathlib import Path
 
 import torch
@@ -23,6 +25,8 @@ from xgenmm.model.vision import encode
 log = logging.getLogger(__name__)
 
 TILES_PER_FILE = 512
+SUMS = "crc32"
+"""Key of a file's metadata under which it says its tiles' checksums."""
 STORAGE = torch.float16
 """Relative error 2^-11; the features of all encoders here stay far below its largest value, which is checked."""
 
@@ -58,6 +62,8 @@ class FeatureCache:
         """Tiles that are on no disk yet."""
         self.files: dict[str, safe_open] = {}
         """Tiles that are on disk, and the mapped file that holds each."""
+        self.sums: dict[str, int] = {}
+        """Checksums of what is on disk, as the files say them."""
         for path in sorted(self.directory.glob("*.safetensors")):
             self._index(path)
         self.hits = 0
@@ -66,14 +72,17 @@ class FeatureCache:
     def features(self, tiles: Float[Tensor, "T 3 S S"]) -> Float[Tensor, "T P D"]:
         """Features of the tiles in the encoder's type, equal to `encode`'s within the storage type's precision."""
         names = [digest(tile) for tile in tiles]
-        missing = {name: i for i, name in enumerate(names) if name not in self.new and name not in self.files}
+        found = {name: value for name in dict.fromkeys(names) if (value := self._read(name)) is not None}
+        missing = {name: i for i, name in enumerate(names) if name not in found}
         self.misses += len(missing)
         self.hits += len(names) - len(missing)
         # Without autocast: what is stored must not depend on who was the first to ask.
         with torch.no_grad(), torch.autocast(tiles.device.type, enabled=False):
             if missing:
-                self.new.update(zip(missing, self._encode(tiles[list(missing.values())]).unbind(), strict=True))
-            stacked = torch.stack([self._read(name) for name in names]).to(tiles.device, self.encoder.dtype)
+                new = dict(zip(missing, self._encode(tiles[list(missing.values())]).unbind(), strict=True))
+                self.new |= new
+                found |= new
+            stacked = torch.stack([found[name] for name in names]).to(tiles.device, self.encoder.dtype)
         if len(self.new) >= TILES_PER_FILE:
             self.flush()
         return stacked
@@ -90,7 +99,9 @@ class FeatureCache:
         path = self.directory / f"{name}.safetensors"
         partial = path.with_suffix(f".{os.getpid()}.partial")
         try:
-            save_file({key: value.contiguous() for key, value in self.new.items()}, partial)
+            tensors = {key: value.contiguous() for key, value in self.new.items()}
+            sums = {key: _checksum(value) for key, value in tensors.items()}
+            save_file(tensors, partial, metadata={SUMS: json.dumps(sums)})  # one entry: of several the order changes
             sync(partial)
             partial.replace(path)
         except SafetensorError as error:
@@ -115,6 +126,20 @@ class FeatureCache:
             path.unlink(missing_ok=True)
             return
         self.files.update(dict.fromkeys(file.keys(), file))
+        self.sums.update(json.loads((file.metadata() or {}).get(SUMS, "{}")))
 
-    def _read(self, name: str) -> Float[Tensor, "P D"]:
-        return self.new[name] if name in self.new else self.files[name].get_tensor(name)
+    def _read(self, name: str) -> Float[Tensor, "P D"] | None:
+        """What is known of a tile; None where nothing is, or what is on the disk is not what was written."""
+        if name in self.new or name not in self.files:
+            return self.new.get(name)
+        value = self.files[name].get_tensor(name)
+        if _checksum(value) == self.sums.get(name):
+            return value
+        log.warning("features in %s are damaged and are computed anew", self.directory)
+        del self.files[name]
+        return None
+
+
+def _checksum(features: Float[Tensor, "P D"]) -> int:
+    """Against what disks do, and not against people: it is asked for with every tile that is read."""
+    return zlib.crc32(features.view(torch.uint8).numpy())

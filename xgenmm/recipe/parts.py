@@ -13,6 +13,7 @@ from xgenmm.data.permutation import keyed
 from xgenmm.inference.load import load
 from xgenmm.model.language import embedding_table
 from xgenmm.model.trial import try_packed_row
+from xgenmm.model.vision import encoder_entry
 from xgenmm.model.vlm import XGenMMForConditionalGeneration
 from xgenmm.model.weights import ModelConfig, assemble, check_folder, read_encoder_config
 from xgenmm.objectives.dpo import DpoConfig
@@ -110,7 +111,9 @@ def _assemble(recipe: Recipe, settings: Mapping[str, Any]) -> tuple[XGenMMForCon
 
 def _parts(model: ModelConfig) -> dict[str, int]:
     """What the parts of a model say of its processor."""
-    return {"tile": read_encoder_config(model.vision).image_size, "tokens_per_tile": model.resampler.latents}
+    encoder = read_encoder_config(model.vision)
+    encoder_entry(encoder)  # another kind of model says nothing of tiles
+    return {"tile": encoder.image_size, "tokens_per_tile": model.resampler.latents}
 
 
 def _initial_weights(recipe: Recipe, stage: StageConfig) -> Path | None:

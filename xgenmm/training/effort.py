@@ -34,7 +34,7 @@ class Utilisation:
     mfu: float
     """Useful ones: what the step is about, without what is computed a second time to save memory."""
     hfu: float
-    """All that were made."""
+    """Also these. What a kernel computes of pairs of positions that do not see each other is in neither."""
     parts: Mapping[str, float]
     """`mfu` by part: `vision`, `resampler`, `linear` (the language model's matrices), `attention` (its, by pairs of
     positions that see each other), `head`, `lora`, `reference` (a preference objective's second opinion)."""

@@ -173,7 +173,7 @@ class Trainer:
     def accumulate(self, step: Step) -> Sums:
         """Forward and backward for every micro-batch; gradients add up to that of the sum of all losses."""
         # Drawn anew from its number at every step, so that no random state has to be saved and none can be lost.
-        torch.manual_seed(keyed(self.config.seed, "step", step.number))
+        torch.manual_seed(keyed(self.config.seed, "step", step.number, rank()))
         self.optimizer.zero_grad()
         sums, hits = Sums(), self.looked_up
         for number, batch in enumerate(step.batches, 1):
