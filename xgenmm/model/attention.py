@@ -23,6 +23,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from xgenmm.model.blocks import block_attention
 from xgenmm.model.gpu_attention import flex_attention_of, varlen_attention
+from xgenmm.model.head import head_of
 from xgenmm.model.layout import Keys, Layout, Mixed, Queries, Scores, Values, layout_between, row_in_work
 from xgenmm.model.lean import use_lean_layers
 from xgenmm.model.rotary import turn_by_document
@@ -180,7 +181,7 @@ def check_packable(language_model: PreTrainedModel) -> None:
 
 def _behind_base(language_model: PreTrainedModel) -> list[str]:
     """Weights that are neither the base model's nor the head's: what `head.py` would leave out."""
-    parts = (language_model.base_model, language_model.get_output_embeddings())
+    parts = (language_model.base_model, head_of(language_model))
     known = {id(parameter) for part in parts for parameter in part.parameters()}
     return [name for name, parameter in language_model.named_parameters() if id(parameter) not in known]
 

@@ -142,4 +142,4 @@ class FeatureCache:
 
 def _checksum(features: Float[Tensor, "P D"]) -> int:
     """Against what disks do, and not against people: it is asked for with every tile that is read."""
-    return zlib.crc32(features.view(torch.uint8).numpy())
+    return zlib.crc32(features.view(torch.uint8).numpy().data)
