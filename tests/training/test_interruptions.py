@@ -348,7 +348,7 @@ def test_a_crash_costs_no_more_than_an_interval(make_trainer, tmp_path, monkeypa
 
 
 def test_a_full_disk_under_the_feature_cache_is_told_as_one(make_trainer, make_model, tmp_path, monkeypatch):
-    def full(*_):
+    def full(*_, **__):
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
     model = make_model()
