@@ -146,6 +146,9 @@ def test_chat_reads_until_the_end(capsys, monkeypatch):
     assert "none.png" in capsys.readouterr().out
 
 
+NOISED = ["data", "make", "noised-preferences", "runs/debug/sft/weights", "--data", "a.jsonl", "--output", "made"]
+
+
 @pytest.mark.usefixtures("at_work")
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
@@ -161,6 +164,10 @@ def test_chat_reads_until_the_end(capsys, monkeypatch):
         (["generate", "runs/debug/sft/weights", "hi", "--image", "none.png"], 1, "none.png"),
         (["generate", "runs/debug/sft/weights", "word " * 300], 1, "max_tokens"),
         (["generate", "runs/debug/sft/weights", "hi", "--temperature", "-1"], 2, "temperature must be 0"),
+        ([*NOISED, "--noise-step", "-1"], 2, "noised-preferences.noise.step: must be at least 0, but is -1"),
+        ([*NOISED, "--noise-step", "1001"], 2, "step 1001 must lie between 0 and steps, 1000"),
+        ([*NOISED, "--max-new-tokens", "0"], 2, "noised-preferences.max_new_tokens: must be at least 1, but is 0"),
+        ([*NOISED, "--batch-size", "-3"], 2, "noised-preferences.batch_size: must be at least 1, but is -3"),
     ],
 )
 def test_mistakes_are_told_in_a_line(capsys, arguments, code, message):

@@ -23,6 +23,7 @@ from xgenmm.model.vlm import XGenMMForConditionalGeneration
 from xgenmm.model.weights import WeightsError
 from xgenmm.objectives import OBJECTIVES
 from xgenmm.processor.processor import ProcessorConfig
+from xgenmm.recipe import checks
 from xgenmm.recipe.checks import check
 from xgenmm.recipe.run import _settle_precision, run
 from xgenmm.recipe.settings import Recipe, load_recipe
@@ -379,6 +380,15 @@ def test_mistakes_are_found_before_anything_runs(toy_folder, tmp_path, assignmen
     with pytest.raises(ConfigError) as error:
         check(debug(toy_folder, tmp_path, assignment))
     assert message in str(error.value)
+
+
+def test_one_process_of_torchrun_keeps_no_copy_of_its_weights_either(toy_folder, tmp_path, monkeypatch):
+    whole = debug(toy_folder, tmp_path, "stages.dpo.train={language: true}")
+    check(whole)
+    monkeypatch.setattr(checks, "started_by_torchrun", lambda: True)
+    with pytest.raises(ConfigError, match="processes of torchrun share the weights and keep no copy"):
+        check(whole)
+    check(debug(toy_folder, tmp_path, "stages.dpo.train={language: true}", "stages.dpo.objective.reference=cached"))
 
 
 def numbers_of(kind: Any, where: str) -> Iterator[tuple[str, Any]]:
