@@ -8,17 +8,14 @@ from functools import partial
 
 import torch
 from measure import number_format, peak_memory_mb  # first: it sets the number of threads
-from workloads import interleaved, our_step, padded_step, page, trainable
-
-OURS, PADDED, LIKE_XGENMM = "packed", "rows padded", "padded as xGen-MM's own code does"
+from workloads import PADDED, interleaved, our_step, padded_step, page, trainable
 
 
-def pages(kind: str, size: str) -> Callable[[], float]:
+def pages(make: Callable[..., Callable[[], float]]) -> Callable[[], float]:
     """For the process whose memory is measured: a step on eight pages."""
     torch.set_num_threads(1)
-    model = trainable(size)
-    examples = interleaved(model.config.image_token_id)
-    return our_step(model, examples) if kind == OURS else padded_step(model, examples, like_xgenmm=kind == LIKE_XGENMM)
+    model = trainable("XS")
+    return make(model, interleaved(model.config.image_token_id))
 
 
 def text(length: int) -> Callable[[], float]:
@@ -29,9 +26,10 @@ def text(length: int) -> Callable[[], float]:
 
 
 def main() -> None:
-    ours, *others = (peak_memory_mb(partial(pages, kind, "XS")) for kind in (OURS, PADDED, LIKE_XGENMM))
-    for kind, peak in zip((PADDED, LIKE_XGENMM), others, strict=True):
-        ratio = f"{kind} {peak:,.0f} MB, ours {ours:,.0f}: {peak / ours:.1f}x less"
+    ours = peak_memory_mb(partial(pages, our_step))
+    for like_xgenmm, padded in PADDED.items():
+        peak = peak_memory_mb(partial(pages, partial(padded_step, like_xgenmm=like_xgenmm)))
+        ratio = f"{padded} {peak:,.0f} MB, ours {ours:,.0f}: {peak / ours:.1f}x less"
         print(f"P6 XS {number_format()}, step on pages: {ratio}")
     few, many = (peak_memory_mb(partial(text, length)) for length in (512, 2048))
     growth = (many - few) / 1536

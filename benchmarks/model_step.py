@@ -8,15 +8,13 @@ import sys
 
 import torch
 from measure import best_cpu_seconds, number_format, pairwise  # first: it sets the number of threads
-from workloads import any_resolution, check_equal, interleaved, our_step, padded_step, page, trainable
+from workloads import PADDED, any_resolution, check_equal, interleaved, our_step, padded_step, page, trainable
 
 from xgenmm.costs.architectures import model_shape
 from xgenmm.costs.flops import Trained, Work, causal_pairs, step_flops
 from xgenmm.data.memory import keep_freed_memory
 from xgenmm.model.vlm import XGenMMForConditionalGeneration
 from xgenmm.types import IGNORE_INDEX, Example
-
-PADDED = {False: "rows padded", True: "padded as xGen-MM's own code does"}
 
 
 def mixed(size: str) -> None:

@@ -32,6 +32,8 @@ from xgenmm.processor.packing import pack
 from xgenmm.training.precision import Precision
 from xgenmm.types import IGNORE_INDEX, Example, PaddedBatch
 
+PADDED = {False: "rows padded", True: "padded as xGen-MM's own code does"}
+"""What the usual step is called, by `like_xgenmm`."""
 LENGTHS = (64, 1024, 256, 384, 96, 768, 512, 160)
 """Tokens of text."""
 PICTURES = (1, 3, 2, 5, 4, 5, 2, 1)
