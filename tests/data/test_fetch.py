@@ -56,7 +56,8 @@ def captions(path: Path, urls: list[str]) -> list[SourceConfig]:
 
 
 def cached(folder: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.glob("??/*")}
+    """The pictures of a cache; those that are being written do not count."""
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.glob("??/[!.]*")}
 
 
 def failures(folder: Path) -> dict[str, dict]:
@@ -141,6 +142,20 @@ def test_an_address_that_stands_often_is_asked_for_once(tmp_path):
         summary = fetch(sources, tmp_path / "cache", QUICK)
         assert server.asked["/a.jpg"] == server.asked["/robots.txt"] == 1
     assert (summary.rows, summary.fetched) == (50, 1)
+
+
+def test_what_another_thread_stores_meanwhile_is_not_asked_for_again(tmp_path, monkeypatch):
+    look = fetching._is_there
+
+    def slowly(file):
+        there = look(file)
+        time.sleep(0.05)  # long enough for a worker to fetch it
+        return there
+
+    monkeypatch.setattr(fetching, "_is_there", slowly)
+    with serving({"/a.jpg": body(JPEG)}) as server:
+        fetch(captions(tmp_path / "table.jsonl", [f"{server.url}/a.jpg"] * 4), tmp_path / "cache", QUICK)
+        assert server.asked["/a.jpg"] == 1
 
 
 def test_no_more_at_once_than_is_polite(tmp_path):

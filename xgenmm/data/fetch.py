@@ -173,11 +173,15 @@ class _Run:
 
     def want(self, wanted: Wanted) -> None:
         """Take care of an address, unless somebody does or did already."""
-        if _is_there(wanted.file):
+        if not self._is_new(wanted.url):
+            return
+        if _is_there(wanted.file):  # looked at second: a thread that has just stored it has let go of it after that
+            self._let_go(wanted.url)
             self.summary.present += 1
         elif wanted.url in self.ledger.given_up:
+            self._let_go(wanted.url)
             self.summary.failed_before += 1
-        elif self._is_new(wanted.url):
+        else:
             try:
                 host = "" if wanted.content is not None else parse_place(wanted.url).origin
             except WebError as error:
@@ -263,6 +267,10 @@ class _Run:
                 return False
             self._under_way.add(url)
             return True
+
+    def _let_go(self, url: str) -> None:
+        with self._lock:
+            self._under_way.discard(url)
 
     def _fail(self, job: _Job, reason: str, detail: str, *, for_good: bool) -> None:
         entry = {"url": job.wanted.url, "row": job.wanted.row, "reason": reason, "detail": detail}
