@@ -5,12 +5,13 @@ import copy
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from xgenmm.model import attention
+from xgenmm.model import attention, gpu_attention
 from xgenmm.model.attention import attend, attend_from_one, segment_attention, use_packed_attention
 from xgenmm.model.blocks import BLOCK, block_attention
-from xgenmm.model.gpu_attention import block_mask, document_begins, flex_attention_of
+from xgenmm.model.gpu_attention import block_mask, document_begins, flex_attention_of, varlen_attention
 from xgenmm.model.layout import Layout, Scores, layout_of
 from xgenmm.model.products import small_attention
 
@@ -29,9 +30,16 @@ def make_layout(documents: list[list[int]], padding: int = 0) -> Layout:
     return layout_of(torch.tensor(owners + [-1] * padding), torch.tensor(branches + [0] * padding))
 
 
-def make_inputs(length: int, dtype: torch.dtype = torch.float32, heads: int = 6, shared: int = 3) -> list[Tensor]:
+def make_inputs(
+    length: int,
+    dtype: torch.dtype = torch.float32,
+    heads: int = 6,
+    shared: int = 3,
+    widths: tuple[int, int] = (16, 8),
+) -> list[Tensor]:
+    """Queries, keys and values; `widths` are those of the first two and of the third."""
     generator = torch.Generator().manual_seed(0)
-    sizes = (heads, 16), (heads // shared, 16), (heads // shared, 8)
+    sizes = (heads, widths[0]), (heads // shared, widths[0]), (heads // shared, widths[1])
     return [torch.randn(length, *size, generator=generator).to(dtype).requires_grad_() for size in sizes]
 
 
@@ -95,15 +103,107 @@ def test_segments_are_the_dense_mask(row: str, window: int | None):
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 @pytest.mark.parametrize("options", [{}, {"window": 10}, {"softcap": 0.7}])
 @pytest.mark.parametrize("row", ROWS)
-def test_flex_attention_is_the_dense_mask(row: str, options: dict[str, float]):
+def test_flex_attention_is_the_dense_mask(row: str, options: dict[str, float], monkeypatch):
+    # There is no fast backward pass on a CPU, so torch refuses; the one that computes all scores is there.
+    monkeypatch.setattr("torch.nn.attention.flex_attention._validate_device", lambda *_: None)
     layout = make_layout(*ROWS[row])
-    with torch.no_grad():
-        inputs = [tensor.detach() for tensor in make_inputs(layout.length)]
-        output = flex_attention_of(*inputs, layout, Scores(scale=1 / 4, **options))
-        expected = dense(*inputs, layout, **options).float()
-    torch.testing.assert_close(output[: layout.tokens], expected[: layout.tokens], rtol=0, atol=2e-6)
+    inputs = make_inputs(layout.length)
+    output = flex_attention_of(*inputs, layout, Scores(scale=1 / 4, **options))
+    expected = dense(*inputs, layout, **options)
+    torch.testing.assert_close(output[: layout.tokens], expected[: layout.tokens].float(), rtol=0, atol=2e-6)
+    for found, wanted in zip(gradients(output, inputs, layout), gradients(expected, inputs, layout), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+
+
+def varlen_as_documented(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    begins: Tensor,
+    key_begins: Tensor,
+    longest: int,
+    longest_key: int,
+    *,
+    scale: float,
+    window_size: tuple[int, int],
+    enable_gqa: bool,
+) -> Tensor:
+    """What torch's documentation says that `varlen_attn` computes, which needs a GPU: (left, right) neighbours of a
+    token are seen beside itself, -1 stands for all.
+    """
+    assert begins.dtype == key_begins.dtype == torch.int32
+    assert enable_gqa or query.shape[1] == key.shape[1]
+    left, right = (len(query) if size < 0 else size for size in window_size)
+    outputs = []
+    for start, stop in zip(begins.tolist(), begins.tolist()[1:], strict=False):
+        assert stop - start <= longest == longest_key
+        distance = torch.arange(stop - start)[:, None] - torch.arange(stop - start)
+        q, k, v = (x[start:stop].transpose(0, 1) for x in (query, key, value))
+        seen = (distance <= left) & (-distance <= right)
+        own = torch.nn.functional.scaled_dot_product_attention(q, k, v, seen, scale=scale, enable_gqa=enable_gqa)
+        outputs.append(own.transpose(0, 1))
+    assert begins[-1] == len(query)
+    return torch.cat(outputs)
+
+
+@pytest.mark.parametrize("shared", [1, 3])
+@pytest.mark.parametrize("window", [None, 1, 10])
+@pytest.mark.parametrize("row", [(SHORT, 0), (LONG, 0), (SHORT, 9)])
+def test_what_varlen_is_asked_for_is_the_dense_mask(row, window: int | None, shared: int, monkeypatch):
+    monkeypatch.setattr(gpu_attention, "varlen_attn", varlen_as_documented)
+    layout = make_layout(*row)
+    inputs = make_inputs(layout.length, shared=shared)
+    output = varlen_attention(*inputs, layout, Scores(scale=1 / 4, window=window))
+    expected = dense(*inputs, layout, window)
+    torch.testing.assert_close(output[: layout.tokens], expected[: layout.tokens].float(), rtol=0, atol=2e-6)
+    for found, wanted in zip(gradients(output, inputs, layout), gradients(expected, inputs, layout), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "options"),
+    [
+        ("varlen", {}),
+        ("varlen", {"window": 10}),
+        ("varlen", {"dtype": torch.float16, "width": 96}),
+        ("flex", {"dtype": torch.float32}),
+        ("flex", {"softcap": 0.7}),
+        ("flex", {"row": "trees"}),
+        ("flex", {"values": 32}),
+        ("flex", {"width": 60}),
+        ("flex", {"width": 512}),
+        ("flex", {"capability": (7, 5)}),
+        ("segment", {"dtype": torch.float32, "width": 8}),
+        ("segment", {"row": "trees", "width": 8}),
+    ],
+)
+def test_a_gpu_is_asked_for_what_its_kernels_can(kernel: str, options: dict, monkeypatch):
+    """Tensors of a GPU that is not there: they have a type, a shape and a device, and no numbers."""
+    row, width, dtype = options.get("row", "short"), options.get("width", 64), options.get("dtype", torch.bfloat16)
+    layout = make_layout(*ROWS[row])
+    asked = []
+
+    def instead_of(name: str):
+        def kernel(query, _key, value, *_):
+            asked.append(name)
+            return query.new_empty(*query.shape[:2], value.shape[-1])
+
+        monkeypatch.setattr(attention, name, kernel)
+
+    for name in ("varlen_attention", "flex_attention_of", "segment_attention"):
+        instead_of(name)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: options.get("capability", (8, 0)))
+    with FakeTensorMode():
+        inputs = [
+            torch.empty(layout.length, heads, size, dtype=dtype, device="cuda")
+            for heads, size in ((6, width), (2, width), (2, options.get("values", width)))
+        ]
+        settings = {name: options[name] for name in ("window", "softcap") if name in options}
+        attend(*inputs, layout, **settings)
+    assert [name.split("_")[0] for name in asked] == [kernel]
 
 
 def test_flex_attention_skips_blocks_of_other_documents():
@@ -234,11 +334,12 @@ def test_small_attention_is_torch_s_own(masked: bool):
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("widths", [(16, 16), (32, 16), (16, 8)])
 @pytest.mark.parametrize("row", ROWS)
-def test_a_gpu_gives_what_a_cpu_gives(row: str):
+def test_a_gpu_gives_what_a_cpu_gives(row: str, widths: tuple[int, int]):
     layout = make_layout(*ROWS[row])
     for dtype, tolerance in ((torch.float32, 2e-3), (torch.bfloat16, 2e-2)):
-        inputs = make_inputs(layout.length, dtype)
+        inputs = make_inputs(layout.length, dtype, widths=widths)
         there = [tensor.detach().cuda().requires_grad_() for tensor in inputs]
         results = [
             (output, gradients(output.cpu(), x, layout)) for x in (inputs, there) for output in [attend(*x, layout)]

@@ -22,7 +22,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from xgenmm.model.blocks import block_attention
-from xgenmm.model.gpu_attention import flex_attention_of, varlen_attention
+from xgenmm.model.gpu_attention import flash_takes, flex_attention_of, flex_takes, varlen_attention
 from xgenmm.model.head import head_of
 from xgenmm.model.layout import Keys, Layout, Mixed, Queries, Scores, Values, layout_between, row_in_work
 from xgenmm.model.lean import use_lean_layers
@@ -79,15 +79,17 @@ def attend(
         if plain and query.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest":
             return segment_attention(query, key, value, layout, scores)
         return block_attention(query, key, value, layout, scores)
-    if query.device.type == "cuda" and query.dtype != torch.float32 and plain:
+    if plain and flash_takes(query, value):
         return varlen_attention(query, key, value, layout, scores)
+    if softcap is None and not flex_takes(query, value):
+        return segment_attention(query, key, value, layout, scores)
     return flex_attention_of(query, key, value, layout, scores)
 
 
 def segment_attention(
     query: Queries, key: Keys, value: Values, layout: Layout, scores: Scores, *, dropout: float = 0.0
 ) -> Mixed:
-    """Document by document with torch's own attention: the plainest way, and the one that knows dropout."""
+    """Document by document with torch's own attention: the plainest way, the one that knows dropout and any width."""
     outputs = []
     lengths = [segment.length for segment in layout.segments]
     rest = layout.length - layout.tokens

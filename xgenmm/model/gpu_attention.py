@@ -1,7 +1,7 @@
 """Attention within the documents of a packed row, on a GPU: one kernel for the whole row.
 
-Plain documents go through flash attention for sequences of any lengths; branches, soft caps and float32 through
-FlexAttention, which skips what its mask leaves out block by block.
+Plain documents go through flash attention for sequences of any lengths; branches, soft caps, float32 and whatever else
+its kernel does not take through FlexAttention, which skips what its mask leaves out block by block.
 """
 
 from collections.abc import Callable
@@ -16,9 +16,32 @@ from torch.nn.attention.varlen import varlen_attn
 
 from xgenmm.model.layout import Keys, Layout, Mixed, Queries, Scores, Values
 
+FLASH_DTYPES = (torch.bfloat16, torch.float16)
+FLASH_WIDTHS = range(8, 257, 8)
+"""Of heads."""
+FLASH_CAPABILITY = (8, 0)
+"""Ampere: the oldest GPUs that flash attention is written for."""
+LEAST_FLEX_WIDTH = 16
+"""Of heads; what makes FlexAttention's kernels multiplies no narrower matrices."""
+
+
+def flash_takes(query: Queries, value: Values) -> bool:
+    """Whether flash attention has a kernel for vectors of this type and width, on this GPU."""
+    return (
+        query.dtype in FLASH_DTYPES
+        and query.shape[-1] == value.shape[-1]
+        and query.shape[-1] in FLASH_WIDTHS
+        and torch.cuda.get_device_capability(query.device) >= FLASH_CAPABILITY
+    )
+
+
+def flex_takes(query: Queries, value: Values) -> bool:
+    """Whether FlexAttention has a kernel for vectors of this width."""
+    return min(query.shape[-1], value.shape[-1]) >= LEAST_FLEX_WIDTH
+
 
 def varlen_attention(query: Queries, key: Keys, value: Values, layout: Layout, scores: Scores) -> Mixed:
-    """For 16-bit types and documents without branches. Padding is a document of its own."""
+    """For documents without branches, if `flash_takes` them. Padding is a document of its own."""
     begins, longest = layout.once(("varlen", query.device), lambda: document_begins(layout, query.device))
     mixed = varlen_attn(
         query,
@@ -45,7 +68,7 @@ def document_begins(layout: Layout, device: torch.device) -> tuple[Int[Tensor, "
 
 
 def flex_attention_of(query: Queries, key: Keys, value: Values, layout: Layout, scores: Scores) -> Mixed:
-    """For anything."""
+    """For anything that `flex_takes`."""
     mask = layout.once(("flex", query.device, scores.window), lambda: block_mask(layout, scores.window, query.device))
     mixed = _flex(query.device.type)(
         *(x.transpose(0, 1)[None] for x in (query, key, value)),
@@ -69,10 +92,11 @@ def block_mask(layout: Layout, window: int | None, device: torch.device) -> Bloc
     # Lambdas, because a function whose shapes are checked (in tests) is not what FlexAttention counts the arguments of.
     same: Any = lambda _b, _h, q, k: (documents[q] == documents[k]) & (q >= k)  # noqa: E731
     related: Any = lambda _b, _h, q, k: (branches[k] == 0) | (branches[k] == branches[q])  # noqa: E731
-    reach = layout.length if window is None else window
-    near: Any = lambda _b, _h, q, k: positions[q] - positions[k] < reach  # noqa: E731
-    visible = and_masks(same, related, near)
-    return create_block_mask(visible, None, None, layout.length, layout.length, device=device)
+    visible = [same, related]
+    if window is not None:
+        near: Any = lambda _b, _h, q, k: positions[q] - positions[k] < window  # noqa: E731
+        visible.append(near)
+    return create_block_mask(and_masks(*visible), None, None, layout.length, layout.length, device=device)
 
 
 @cache
