@@ -70,7 +70,7 @@ def trained(tmp_path: Path, *, shuffled: bool) -> dict:
     stage = settings["stages"][0]
     del stage["mixture"]  # one source needs no weight
     stage["data"] = [{"name": "pairs", "adapter": "caption_pairs", "path": str(tmp_path / f"{shuffled}.tar")}]
-    stage["steps"] = 250
+    stage["steps"] = 150
     settings["stages"] = [stage]
     (result,) = run(decode(Recipe, override(settings, [f"output={output}"])))
     model, processor = result.load()

@@ -480,9 +480,9 @@ def test_kill_9_at_random_moments_changes_nothing(straight, tmp_path):
     command = [sys.executable, "-m", "xgenmm.cli", "train", str(path)]
     rng = random.Random(0)
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    for attempt in range(40):
+    for attempt in range(20):
         with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
-            if attempt < 8:
+            if attempt < 4:
                 # wait until something is written, then let it live for another moment
                 process.stderr.readline()
                 time.sleep(rng.uniform(0.0, 1.5))
