@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import matplotlib.pyplot as plt
-from matplotlib.ticker import MaxNLocator
 from torch.utils.tensorboard import SummaryWriter
 
 from xgenmm.config import Count
@@ -124,8 +122,15 @@ class Watch:
                     board.add_scalar(f"evaluation/{task}", points[str(step)], step)
         if not curve:
             return  # no task could be evaluated
+        self._draw_curve(curve)
+
+    def _draw_curve(self, curve: Mapping[str, Mapping[str, float]]) -> None:
+        from matplotlib.figure import Figure  # half a second, for which most training would not have waited
+        from matplotlib.ticker import MaxNLocator
+
         titles = _titles(self.folder)
-        figure, axes = plt.subplots(len(curve), 1, squeeze=False, figsize=(6.4, 2.4 * len(curve)), sharex=True)
+        figure = Figure(figsize=(6.4, 2.4 * len(curve)))
+        axes = figure.subplots(len(curve), 1, squeeze=False, sharex=True)
         for axis, (task, points) in zip(axes[:, 0], curve.items(), strict=True):
             axis.plot([int(one) for one in points], list(points.values()), marker="o", markersize=4, color="#0f6b74")
             axis.set_title(titles[task], fontsize=9, loc="left")
@@ -135,7 +140,6 @@ class Watch:
         axes[-1, 0].set_xlabel("step")
         figure.tight_layout()
         figure.savefig(self.folder / FOLDER / "curve.png", dpi=120)
-        plt.close(figure)
 
 
 def _titles(folder: Path) -> dict[str, str]:

@@ -19,10 +19,11 @@ from typing import Any
 import torch
 from einops import rearrange
 from jaxtyping import Float
-from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.activations import SiLUActivation
+
+from xgenmm.model.lora import has_lora
 
 NUMBERS_AT_ONCE = 65_536
 """What one portion of rows holds: 256 kB in float32, so that the next operation finds it in the cache."""
@@ -50,7 +51,7 @@ def use_lean_layers(language_model: nn.Module) -> None:
         if (turning := _with_lean_rotary(type(module))) is not None:
             module.forward = MethodType(turning, module)
             continue
-        if isinstance(module, LoraLinear) and type(module.base_layer) is nn.Linear:
+        if has_lora(module) and type(module.base_layer) is nn.Linear:
             module.forward = MethodType(_adapted, module)
             continue
         names = set(vars(module)["_modules"])

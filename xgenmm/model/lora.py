@@ -1,19 +1,26 @@
-"""LoRA on any part of the model: put on, turned off for a reference, merged on the way out. The adapters are peft's."""
+"""LoRA on any part of the model: put on, turned off for a reference, merged on the way out.
 
+The adapters are peft's, which is imported when the first one is put on: it takes half a second.
+"""
+
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TypeGuard
 
 import torch
-from peft import LoraConfig as PeftLoraConfig
-from peft import inject_adapter_in_model
-from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers.pytorch_utils import Conv1D
 
 from xgenmm.config import Bounds, ConfigError, Count
+
+if TYPE_CHECKING:
+    from peft.tuners.lora import Linear as LoraLinear
+else:
+    LoraLinear = nn.Module
+    """A layer with an adapter, where types are written down."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +46,9 @@ def add_lora(part: nn.Module, config: LoraConfig, spared: Iterable[nn.Module] = 
     Raises:
         ConfigError: The part has no linear layer.
     """
+    from peft import LoraConfig as PeftLoraConfig
+    from peft import inject_adapter_in_model
+
     without = {id(inner) for module in spared for inner in module.modules()}
     names = [
         name
@@ -59,9 +69,15 @@ def add_lora(part: nn.Module, config: LoraConfig, spared: Iterable[nn.Module] = 
     inject_adapter_in_model(settings, part)
 
 
+def has_lora(module: nn.Module) -> TypeGuard[LoraLinear]:
+    """Whether a layer carries an adapter. As long as nobody imported peft, none does."""
+    peft = sys.modules.get("peft.tuners.lora")
+    return peft is not None and isinstance(module, peft.Linear)
+
+
 def lora_layers(model: nn.Module) -> dict[str, LoraLinear]:
     """The layers that carry an adapter, by name; empty without LoRA."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, LoraLinear)}
+    return {name: module for name, module in model.named_modules() if has_lora(module)}
 
 
 def does_nothing(layer: LoraLinear) -> bool:

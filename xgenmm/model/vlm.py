@@ -19,7 +19,6 @@ from typing import Any, Literal
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int, Num
-from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 from transformers import (
     AutoModel,
@@ -36,7 +35,7 @@ from xgenmm.model.configuration import XGenMMConfig
 from xgenmm.model.feature_cache import FeatureCache
 from xgenmm.model.head import head_of, summed_nll, target_logps
 from xgenmm.model.layout import layout_of
-from xgenmm.model.lora import LoraConfig, add_lora, does_nothing, lora_layers, lora_off
+from xgenmm.model.lora import LoraConfig, LoraLinear, add_lora, does_nothing, lora_layers, lora_off
 from xgenmm.model.regroup import regroup
 from xgenmm.model.resampler import PerceiverResampler
 from xgenmm.model.splice import splice
