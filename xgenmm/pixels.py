@@ -22,6 +22,6 @@ def normalised(pixels: Num[Tensor, "T 3 S S"], mean: Sequence[float], std: Seque
     """Tiles of bytes as numbers, in float32; tiles of numbers stay as they are."""
     if pixels.is_floating_point():
         return pixels
-    scale, shift = scale_and_shift(mean, std).to(pixels.device)
+    scale, shift = scale_and_shift(mean, std).to(pixels.device, non_blocking=True)
     # in place, and with channels first: a broadcast over a last axis of three takes thirty times as long
     return pixels.to(torch.float32).mul_(scale).add_(shift)

@@ -1,6 +1,7 @@
 """Bytes by arithmetic, against what torch keeps and what the kernel counts."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import subprocess
@@ -110,8 +111,8 @@ def test_a_resampler_keeps_what_is_counted(mode, format):
 
 
 def test_portions_are_those_of_the_model():
-    assert memory.LOGITS_PER_CHUNK == head.LOGITS_PER_CHUNK
-    assert memory.LOGITS_IN_FLOAT32 == head.LOGITS_IN_FLOAT32
+    assert dataclasses.astuple(head.ON_A_CPU) == memory.ON_A_CPU
+    assert dataclasses.astuple(head.ON_A_GPU) == memory.ON_A_GPU
 
 
 FULL = {"vision": False, "resampler": True, "language": True}

@@ -1,13 +1,15 @@
 """Likelihood of continuations, against one forward pass for each of them."""
 
 import io
+import threading
 
 import pytest
+import torch
 from PIL import Image
 from toy import LATENTS, TILE, alone_logp, make_tokenizer, make_toy_model
 
 from xgenmm.inference.pictures import PictureTokens
-from xgenmm.inference.score import Scores, by_length, row
+from xgenmm.inference.score import Scores, by_length, one_thread_each, row
 from xgenmm.processor.processor import ProcessorConfig, XGenMMProcessor
 from xgenmm.types import Conversation, Document, Picture, Turn
 
@@ -60,3 +62,14 @@ def test_scores_equal_separate_forward_passes(processor: XGenMMProcessor, batch_
 def test_every_candidate_needs_a_token(processor: XGenMMProcessor, texts: list[str]):
     with pytest.raises(ValueError, match="every candidate a token"):
         row(processor, processor.prompt(Document(id="a", parts=("Hello",))), texts)
+
+
+@pytest.mark.parametrize("device", ["cuda:2", "cpu"])
+def test_a_thread_begins_on_the_models_gpu(device, monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "set_device", lambda gpu: chosen.append((gpu, threading.get_ident())))
+    model = make_toy_model("llama")
+    model.computes_on, model.unshard = torch.device(device), None  # as one that is split over processes
+    with one_thread_each(model) as workers:
+        there = workers.submit(threading.get_ident).result()
+    assert chosen == ([(torch.device("cuda:2"), there)] if device == "cuda:2" else [])

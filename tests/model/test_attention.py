@@ -1,6 +1,7 @@
 """All ways to compute attention in a packed row give what one dense mask gives, and so do their gradients."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -175,7 +176,9 @@ def test_what_varlen_is_asked_for_is_the_dense_mask(row, window: int | None, sha
         ("flex", {"values": 32}),
         ("flex", {"width": 60}),
         ("flex", {"width": 512}),
-        ("flex", {"capability": (7, 5)}),
+        ("flex", {"width": 60, "room": 101_376}),
+        ("segment", {"dtype": torch.float32, "room": 101_376}),
+        ("segment", {"capability": (7, 5)}),
         ("segment", {"dtype": torch.float32, "width": 8}),
         ("segment", {"row": "trees", "width": 8}),
     ],
@@ -196,6 +199,8 @@ def test_a_gpu_is_asked_for_what_its_kernels_can(kernel: str, options: dict, mon
     for name in ("varlen_attention", "flex_attention_of", "segment_attention"):
         instead_of(name)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: options.get("capability", (8, 0)))
+    gpu = SimpleNamespace(shared_memory_per_block_optin=options.get("room", 166_912))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: gpu)
     with FakeTensorMode():
         inputs = [
             torch.empty(layout.length, heads, size, dtype=dtype, device="cuda")

@@ -1,5 +1,7 @@
 """The head and its loss in chunks: what the family's own logits give, and its gradients, without ever holding them."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,7 +17,7 @@ from transformers import (
 )
 
 from xgenmm.model import head
-from xgenmm.model.head import head_of, summed_nll, target_logps
+from xgenmm.model.head import Portions, head_of, summed_nll, target_logps
 from xgenmm.model.lora import LoraConfig, add_lora
 
 SIZES = {
@@ -71,9 +73,7 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize("chunk", [4_000_000, 300])  # all in one; three positions each
 @pytest.mark.parametrize("family", FAMILIES)
 def test_log_probabilities_and_gradients_are_those_of_all_logits(family: str, chunk: int, monkeypatch):
-    monkeypatch.setattr(head, "LOGITS_PER_CHUNK", chunk)
-    monkeypatch.setattr(head, "LOGITS_IN_FLOAT32", chunk // 2)
-    monkeypatch.setattr(head, "WEIGHTS_AT_ONCE", chunk)
+    monkeypatch.setattr(head, "ON_A_CPU", Portions(logits=chunk, in_float32=chunk // 2, weights=chunk))
     model = build(FAMILIES[family])
     weights = torch.linspace(-1, 2, len(TARGETS))
     expected = of_all_logits(model)
@@ -101,7 +101,7 @@ def test_a_frozen_head_passes_gradients_on(summed: bool):
 
 
 def test_a_head_that_carries_lora(monkeypatch):
-    monkeypatch.setattr(head, "LOGITS_PER_CHUNK", 900)  # three positions of 288 logits
+    monkeypatch.setattr(head, "ON_A_CPU", replace(head.ON_A_CPU, logits=900))  # three positions of 288 logits
     model = build(FAMILIES["phi3"])
     add_lora(model, LoraConfig(rank=2))
     assert type(model.lm_head) is not nn.Linear

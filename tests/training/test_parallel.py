@@ -1,5 +1,6 @@
 """The same loss and gradients however the work is spread: over micro-batches, processes and kinds of sharding."""
 
+import contextlib
 import gc
 import importlib
 import os
@@ -323,3 +324,44 @@ def test_settings_that_contradict_each_other():
     with pytest.raises(ConfigError, match="offload"):
         ParallelConfig(strategy="ddp", offload=True)
     assert not Mesh(replicas=4, shards=1).splits
+
+
+# ---- what only GPUs ask for; none is here ----
+
+
+def test_what_stays_on_the_cpu_is_not_shown_to_fsdp():
+    """Its own hook, which sends tensors to the GPU, runs before every other one that is there."""
+    module, sent, arrived = torch.nn.Identity(), {}, {}
+    module.forward = lambda **inputs: arrived.update(inputs)
+    module.register_forward_pre_hook(lambda _, __, kwargs: sent.update(kwargs), prepend=True, with_kwargs=True)
+    parallel.hold_back(module, parallel.STAYING)
+    given = {name: torch.zeros(2) for name in (*parallel.STAYING, "input_ids", "pixel_values")} | {"branches": None}
+    module(**given)
+    assert {name for name, value in sent.items() if isinstance(value, torch.Tensor)} == {"input_ids", "pixel_values"}
+    assert arrived.keys() == given.keys()
+    assert all(arrived[name] is given[name] for name in given)
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+@pytest.mark.parametrize("fails", [True, False])
+def test_who_fails_on_a_gpu_waits_for_nobody(gpu, fails, monkeypatch):
+    left = []
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    monkeypatch.setattr(dist, "init_process_group", lambda *_, **__: None)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: left.append(True))
+    with pytest.raises(MemoryError) if fails else contextlib.nullcontext(), parallel.processes() as device:
+        assert device == torch.device("cuda:1" if gpu else "cpu")
+        if fails:
+            raise MemoryError
+    assert bool(left) != (gpu and fails)
+
+
+def test_a_model_computes_where_it_was_spread_to():
+    model = make("paper")
+    assert model.device == torch.device("cpu")
+    model.computes_on = torch.device("cuda", 3)
+    assert model.device == torch.device("cuda:3")

@@ -12,8 +12,8 @@ from xgenmm.costs.flops import Mode, Trained, Work
 from xgenmm.costs.shapes import Amount, Blocks, Linear, ModelShape, ResamplerShape, VisionShape
 from xgenmm.costs.sharding import Mesh, ParallelConfig
 
-LOGITS_PER_CHUNK, LOGITS_IN_FLOAT32 = 8_000_000, 500_000
-"""Logits that exist at once, and those of them that do so in float32, as in `model.head`; a test compares."""
+ON_A_CPU, ON_A_GPU = (8_000_000, 500_000, 1_000_000), (2**27, 2**24, 2**27)
+"""`model.head`'s portions: logits, logits in float32, weights whose gradient is added up. A test compares."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,14 +35,26 @@ class Formats:
     """
     lean: bool
     """Norms of language models and the product of a gated layer are those of `model.lean`, which keep their input."""
+    portions: tuple[int, int, int]
+    """Those of the loss's head."""
 
 
 def formats(precision: Literal["float32", "bfloat16"], *, splits: bool, cpu: bool) -> Formats:
     """Formats of a run: weights that are split arrive in bfloat16, others are rounded by autocast."""
+    kernel: Literal["segments", "blocks", "flash"] = "blocks" if cpu else "flash"
+    stream, product, copies = 2 if splits else 4, 2, not splits
     if precision == "float32":
-        return Formats(stream=4, product=4, frozen=4, copies=False, attention="segments" if cpu else "flash", lean=cpu)
-    kernel: Literal["blocks", "flash"] = "blocks" if cpu else "flash"
-    return Formats(stream=2 if splits else 4, product=2, frozen=2, copies=not splits, attention=kernel, lean=cpu)
+        kernel = "segments" if cpu else "flash"
+        stream, product, copies = 4, 4, False
+    return Formats(
+        stream=stream,
+        product=product,
+        frozen=product,
+        copies=copies,
+        attention=kernel,
+        lean=cpu,
+        portions=ON_A_CPU if cpu else ON_A_GPU,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -294,12 +306,15 @@ def _vision(shape: VisionShape, trained: Trained, tiles: Amount, format: Formats
 
 
 def _head(shape: ModelShape, trained: Trained, targets: Amount, format: Formats) -> tuple[Amount, Amount]:
-    """Hidden states of targets with their gradients, a chunk of logits; and the gradient of the head's weights, which
-    is known before the backward pass begins.
+    """Hidden states of targets with their gradients, a chunk of logits, and what it adds to some weights' gradient; and
+    the gradient of the head's weights, which is known before the backward pass begins.
     """
     language = shape.language
-    chunk = min(targets * language.vocabulary, LOGITS_PER_CHUNK)
-    logits = chunk * format.product + min(chunk, LOGITS_IN_FLOAT32) * 8
+    at_once, in_float32, weights = format.portions
+    chunk = min(targets * language.vocabulary, at_once)
+    logits = chunk * format.product + min(chunk, in_float32) * 8
+    if trained.language is True:
+        logits += min(language.table, weights) * format.product
     hidden = targets * language.blocks.width * 2 * format.stream
     rounded = format.product * language.table if format.copies else 0
     table = 4.0 * language.table if trained.language is True else 0.0

@@ -296,7 +296,9 @@ class Loader:
             planned.located.append([(slot, self.sources[slot.source].locate(slot)) for slot in row.slots])
         tiles = sum(located.tiles for row in planned.located for _, located in row)
         side = self.processor.config.tile
-        planned.pixels.append(torch.empty((tiles, 3, side, side), dtype=torch.uint8))
+        # Only out of pinned memory does a GPU fetch them while it computes.
+        pinned = torch.cuda.is_available()
+        planned.pixels.append(torch.empty((tiles, 3, side, side), dtype=torch.uint8, pin_memory=pinned))
         planned.written = 0
 
     def _submit(self, pool: ThreadPoolExecutor, planned: _Planned, documents: Sequence[_Document]) -> _Reading:

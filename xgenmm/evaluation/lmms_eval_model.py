@@ -9,7 +9,6 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from lmms_eval import utils
 from lmms_eval.api.instance import GenerationResult, Instance
 from lmms_eval.api.model import lmms
@@ -18,6 +17,7 @@ from lmms_eval.protocol import ChatMessages
 from PIL import Image
 from tqdm import tqdm
 
+from xgenmm.evaluation.processes import device as this_device
 from xgenmm.inference.generate import generate
 from xgenmm.inference.load import load
 from xgenmm.inference.sampling import GenerationConfig
@@ -38,19 +38,19 @@ class XGenMM(lmms):
     is_simple = False
 
     def __init__(
-        self, pretrained: str, device: str | None = None, dtype: str = "float32", batch_size: int | str = 1, **_: Any
+        self, pretrained: str, device: str | None = None, dtype: str | None = None, batch_size: int | str = 1, **_: Any
     ) -> None:
         """Load the weights.
 
         Args:
             pretrained: The folder.
-            device: By default a GPU if there is one.
-            dtype: Type of the weights in memory, or "auto".
+            device: By default this process's GPU, if there is one.
+            dtype: Type of the weights in memory, or "auto"; by default as `load` has it.
             batch_size: Questions at a time; changes no greedy answer.
         """
         super().__init__()
-        chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        if dtype not in ("float32", "bfloat16", "float16", "auto"):
+        chosen = device or this_device()
+        if dtype not in (None, "float32", "bfloat16", "float16", "auto"):
             raise ValueError(f"dtype must be float32, bfloat16, float16 or auto, not {dtype}")
         self.model, self.processor = load(pretrained, dtype=dtype, device=chosen)
         self.batch_size_per_gpu = int(batch_size)

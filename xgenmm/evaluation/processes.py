@@ -36,5 +36,9 @@ def gathered(message: str, world: int) -> list[str]:
 
 
 def device() -> str:
-    """Where this process computes."""
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+    """Where this process computes: from now on also what does not say where."""
+    if not torch.cuda.is_available():
+        return "cpu"
+    chosen = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    torch.cuda.set_device(chosen)
+    return chosen

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from xgenmm.inference.pictures import PictureTokens
-from xgenmm.model.head import LOGITS_IN_FLOAT32
+from xgenmm.model.head import portions_on
 from xgenmm.model.splice import splice
 from xgenmm.processor.packing import pack
 from xgenmm.processor.processor import XGenMMProcessor
@@ -130,7 +130,7 @@ class Scores:
             logits_to_keep=distinct,
         ).logits
         targets = torch.cat(which).to(model.device)
-        some = logits.split(max(LOGITS_IN_FLOAT32 // logits.shape[-1], 1))
+        some = logits.split(max(portions_on(logits.device).in_float32 // logits.shape[-1], 1))
         normalisers = torch.cat([part.float().logsumexp(dim=-1) for part in some])
         logps = (logits[inverse, targets].float() - normalisers[inverse]).cpu()
         return _by_candidate(rows, logps)
@@ -152,7 +152,7 @@ def one_thread_each(model: PreTrainedModel) -> Iterator[ThreadPoolExecutor]:
     """
     threads = torch.get_num_threads() if model.device.type == "cpu" and not hasattr(model, "unshard") else 1
     if threads == 1:
-        with ThreadPoolExecutor(max_workers=1) as workers:
+        with ThreadPoolExecutor(max_workers=1, initializer=_compute_on, initargs=(model.device,)) as workers:
             yield workers
         return
     torch.set_num_threads(1)
@@ -161,6 +161,12 @@ def one_thread_each(model: PreTrainedModel) -> Iterator[ThreadPoolExecutor]:
             yield workers
     finally:
         torch.set_num_threads(threads)
+
+
+def _compute_on(device: torch.device) -> None:
+    """Let a new thread begin on the GPU that the others compute on: it would on the first one."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
 
 
 def _by_candidate(rows: Sequence[Row], logps: Float[Tensor, " N"]) -> list[list[Likelihood]]:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
@@ -24,7 +24,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from xgenmm.model.blocks import block_attention
 from xgenmm.model.gpu_attention import flash_takes, flex_attention_of, flex_takes, varlen_attention
 from xgenmm.model.head import head_of
-from xgenmm.model.layout import Keys, Layout, Mixed, Queries, Scores, Values, layout_between, row_in_work
+from xgenmm.model.layout import Keys, Layout, Mixed, Queries, Scores, Segment, Values, layout_between, row_in_work
 from xgenmm.model.lean import use_lean_layers
 from xgenmm.model.rotary import turn_by_document
 
@@ -36,6 +36,7 @@ KINDS = ("full_attention", "sliding_attention")
 """What transformers may call a language model's layers (`layer_types`) if `attend` is to stand for all of them."""
 
 
+@torch.compiler.disable  # it asks how a row is laid out, which is another question for every row
 def attend(
     query: Queries,
     key: Keys,
@@ -101,7 +102,7 @@ def segment_attention(
                 q[None],
                 k[None],
                 v[None],
-                attn_mask=None if plain else segment.visible(scores.window).to(query.device),
+                attn_mask=None if plain else _visible(layout, segment, scores.window, query.device),
                 is_causal=plain,
                 dropout_p=dropout,
                 scale=scores.scale,
@@ -110,6 +111,11 @@ def segment_attention(
         )
     outputs.append(value.new_zeros(query.shape[1], rest, value.shape[-1]))
     return torch.cat(outputs, dim=1).transpose(0, 1)
+
+
+def _visible(layout: Layout, segment: Segment, window: int | None, device: torch.device) -> Bool[Tensor, "L L"]:
+    key = ("visible", segment.start, window, device)
+    return layout.once(key, lambda: segment.visible(window).to(device, non_blocking=True))
 
 
 def _of_one_token(query: Float[Tensor, "B H L D"]) -> bool:

@@ -23,6 +23,10 @@ FLASH_CAPABILITY = (8, 0)
 """Ampere: the oldest GPUs that flash attention is written for."""
 LEAST_FLEX_WIDTH = 16
 """Of heads; what makes FlexAttention's kernels multiplies no narrower matrices."""
+FLEX_FLOAT32_BYTES = 160_000
+"""Memory of a GPU's multiprocessor that a block of FlexAttention takes in float32: what those of data centres have."""
+FLEX_VARIANTS = 64
+"""How often FlexAttention may be compiled, for other windows, soft caps, types: after that it would keep all scores."""
 
 
 def flash_takes(query: Queries, value: Values) -> bool:
@@ -36,8 +40,13 @@ def flash_takes(query: Queries, value: Values) -> bool:
 
 
 def flex_takes(query: Queries, value: Values) -> bool:
-    """Whether FlexAttention has a kernel for vectors of this width."""
-    return min(query.shape[-1], value.shape[-1]) >= LEAST_FLEX_WIDTH
+    """Whether FlexAttention has a kernel for vectors of this type and width, on this GPU."""
+    if min(query.shape[-1], value.shape[-1]) < LEAST_FLEX_WIDTH:
+        return False
+    if torch.cuda.get_device_capability(query.device) < FLASH_CAPABILITY:
+        return False  # torch compiles nothing in bfloat16 for these, and little in float32 fits them
+    gpu: Any = torch.cuda.get_device_properties(query.device)
+    return query.dtype in FLASH_DTYPES or gpu.shared_memory_per_block_optin >= FLEX_FLOAT32_BYTES
 
 
 def varlen_attention(query: Queries, key: Keys, value: Values, layout: Layout, scores: Scores) -> Mixed:
@@ -102,7 +111,10 @@ def block_mask(layout: Layout, window: int | None, device: torch.device) -> Bloc
 @cache
 def _flex(device: str) -> Callable[..., Any]:
     # Not compiled, it computes all scores: only to check the mask on a CPU.
-    return torch.compile(flex_attention) if device == "cuda" else flex_attention
+    if device != "cuda":
+        return flex_attention
+    compiled: Any = torch.compile  # its types do not know of the limit
+    return compiled(flex_attention, recompile_limit=FLEX_VARIANTS)
 
 
 @cache

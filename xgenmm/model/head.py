@@ -12,14 +12,31 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-LOGITS_PER_CHUNK = 8_000_000
-"""Logits that exist at the same time: 16 MB in bfloat16. Fewer would add to the weight's gradient too often."""
-LOGITS_IN_FLOAT32 = 500_000
-"""How many of them are in float32 at a time, for their softmax: 2 MB, which caches hold."""
 FEWEST_COLUMNS = 256
 """Tokens of the vocabulary that are taken at a time at least, however many positions there are."""
-WEIGHTS_AT_ONCE = 1_000_000
-"""Weights whose gradient is added up at a time, for the same reason."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Portions:
+    """How much there is of something at a time."""
+
+    logits: int
+    """Fewer would add to the weight's gradient too often."""
+    in_float32: int
+    """How many of these logits, for their softmax."""
+    weights: int
+    """Whose gradient is added up."""
+
+
+ON_A_CPU = Portions(logits=8_000_000, in_float32=500_000, weights=1_000_000)
+"""16 MB in bfloat16; and what caches hold."""
+ON_A_GPU = Portions(logits=2**27, in_float32=2**24, weights=2**27)
+"""Some hundred MB each: to start a kernel takes as long as some MB."""
+
+
+def portions_on(device: torch.device) -> Portions:
+    """The ones for a device."""
+    return ON_A_CPU if device.type == "cpu" else ON_A_GPU
 
 
 def head_of(language_model: PreTrainedModel) -> nn.Linear:
@@ -90,7 +107,7 @@ def _around(language_model: PreTrainedModel, hidden: Tensor, targets: Tensor) ->
     def chunk_logps(hidden: Tensor, targets: Tensor) -> Tensor:
         return shape.of(head(hidden)).log_softmax(-1, dtype=torch.float32).gather(1, targets[:, None])[:, 0]
 
-    chunks = _chunks(len(hidden), LOGITS_PER_CHUNK // language_model.config.vocab_size)
+    chunks = _chunks(len(hidden), portions_on(hidden.device).logits // language_model.config.vocab_size)
     parts = [checkpoint(chunk_logps, hidden[rows], targets[rows], use_reentrant=False) for rows in chunks]
     return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
 
@@ -118,7 +135,7 @@ class _Sum(torch.autograd.Function):
         of_bias = torch.zeros_like(weight[:, 0], dtype=torch.float32) if needs_bias else None
         with torch.autocast(hidden.device.type, enabled=False):
             cast_weight, cast_bias = weight.to(dtype), None if bias is None else bias.to(dtype)
-            for rows in _chunks(len(hidden), LOGITS_PER_CHUNK // len(weight)):
+            for rows in _chunks(len(hidden), portions_on(hidden.device).logits // len(weight)):
                 inputs = hidden[rows].to(dtype)
                 logits = nn.functional.linear(inputs, cast_weight, cast_bias)
                 logps[rows] = _to_errors(logits, targets[rows], shape)
@@ -168,7 +185,7 @@ class _Each(torch.autograd.Function):
                 logits = _some_logits(inputs, weight, bias, tokens)
                 index, inside = _places(targets, tokens)
                 wanted = torch.where(inside, shape.of(logits.gather(1, index).float())[:, 0], wanted)
-                for rows in _chunks(len(logits), LOGITS_IN_FLOAT32 // logits.shape[1]):
+                for rows in _in_float32(logits):
                     some = shape.of(logits[rows].float())
                     top = torch.maximum(largest[rows], some.amax(1))
                     sums[rows] *= (largest[rows] - top).exp()
@@ -208,7 +225,13 @@ def _product_type(hidden: Tensor) -> torch.dtype:
 
 def _columns(inputs: Float[Tensor, "M D"], weight: Float[Tensor, "vocabulary D"]) -> list[slice]:
     """Tokens of the vocabulary, a few at a time."""
-    return _chunks(len(weight), max(LOGITS_PER_CHUNK // max(len(inputs), 1), FEWEST_COLUMNS))
+    most = portions_on(inputs.device).logits
+    return _chunks(len(weight), max(most // max(len(inputs), 1), FEWEST_COLUMNS))
+
+
+def _in_float32(logits: Float[Tensor, "M some"]) -> list[slice]:
+    """Positions, a few at a time."""
+    return _chunks(len(logits), portions_on(logits.device).in_float32 // logits.shape[1])
 
 
 def _some_logits(inputs: Tensor, weight: Tensor, bias: Tensor | None, tokens: slice) -> Float[Tensor, "M some"]:
@@ -231,7 +254,7 @@ def _weigh_errors(
     weights: Float[Tensor, " M"],
 ) -> None:
     """Overwrite logits with the gradient of minus the weighted log-probabilities with respect to themselves."""
-    for rows in _chunks(len(logits), LOGITS_IN_FLOAT32 // logits.shape[1]):
+    for rows in _in_float32(logits):
         raw = logits[rows].float()
         errors = shape.of(raw).sub(normaliser[rows, None]).exp_()
         errors.scatter_add_(1, index[rows], -inside[rows, None].float())
@@ -244,7 +267,7 @@ def _to_errors(logits: Float[Tensor, "m vocabulary"], targets: Int[Tensor, " m"]
     themselves.
     """
     logps = torch.empty(len(logits), device=logits.device)
-    for rows in _chunks(len(logits), LOGITS_IN_FLOAT32 // logits.shape[1]):
+    for rows in _in_float32(logits):
         raw, wanted = logits[rows].float(), targets[rows, None]
         shaped = shape.of(raw)
         errors = shaped.softmax(-1)
@@ -258,5 +281,5 @@ def _to_errors(logits: Float[Tensor, "m vocabulary"], targets: Int[Tensor, " m"]
 
 def _add_product(total: Float[Tensor, "vocabulary D"], errors: Float[Tensor, "m vocabulary"], inputs: Tensor) -> None:
     """Add what a chunk contributes to the weight's gradient, in float32 whatever the product's type."""
-    for tokens in _chunks(len(total), WEIGHTS_AT_ONCE // total.shape[1]):
+    for tokens in _chunks(len(total), portions_on(total.device).weights // total.shape[1]):
         total[tokens] += errors[:, tokens].t() @ inputs

@@ -56,7 +56,7 @@ def regroup(
     mask = torch.cat(masks) if masks else torch.ones(0, side * side, dtype=torch.bool)
     # Tiles need no moving: the copy is saved.
     grouped = torch.cat(groups) if mode == "strips" and groups else features
-    return grouped, None if bool(mask.all()) else mask.to(features.device)
+    return grouped, None if bool(mask.all()) else mask.to(features.device, non_blocking=True)
 
 
 @lru_cache(maxsize=4096)

@@ -99,6 +99,8 @@ class XGenMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.always_looks = False
         """A pass without pictures looks at a blank tile with weight 0. For processes that share weights: all of them
         must then make the same calls."""
+        self.computes_on: torch.device | None = None
+        """Where it computes, if that is not where its weights lie meanwhile (`parallel.offload`)."""
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -107,6 +109,11 @@ class XGenMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             module.reset_parameters()
         elif isinstance(module, PerceiverResampler):
             nn.init.normal_(module.latents)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return super().device if self.computes_on is None else self.computes_on
 
     def get_input_embeddings(self) -> nn.Module:
         """The text's embedding table."""
@@ -217,7 +224,7 @@ class XGenMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
                     f"{inputs_embeds.shape[1]}: a packed row is a batch of one"
                 )
             if position_ids is None:
-                position_ids = layout.positions()[None].to(inputs_embeds.device)
+                position_ids = layout.positions()[None].to(inputs_embeds.device, non_blocking=True)
         inputs: dict[str, Any] = {
             "inputs_embeds": inputs_embeds,
             "attention_mask": attention_mask,
@@ -234,9 +241,10 @@ class XGenMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 output = self.language_model(logits_to_keep=logits_to_keep, **inputs)
                 return XGenMMOutput(logits=output.logits, past_key_values=output.past_key_values)
             output = self.language_model.base_model(**inputs)
-        rows, columns = (targets != IGNORE_INDEX).nonzero(as_tuple=True)
-        wanted = targets[rows, columns].to(inputs_embeds.device, non_blocking=True)
-        hidden = output.last_hidden_state[rows, columns]
+        places = (targets != IGNORE_INDEX).flatten().nonzero().flatten()
+        wanted = targets.flatten()[places].to(inputs_embeds.device, non_blocking=True)
+        places = places.to(inputs_embeds.device, non_blocking=True)
+        hidden = output.last_hidden_state.flatten(0, 1).index_select(0, places)
         if reduction == "sum":
             loss, logps = summed_nll(self.language_model, hidden, wanted)
         else:

@@ -20,8 +20,8 @@ from xgenmm.training.ranks import gather
 
 log = logging.getLogger(__name__)
 
-ROWS, WIDTH = 2048, 1024
-"""Of the matrices that a processor's peak is measured with: large enough that longer ones are no faster."""
+SIZES = {"cpu": (2048, 1024), "cuda": (8192, 8192)}
+"""Rows and width of the product that a peak is measured with: large enough that longer ones are no faster."""
 PROBE_SECONDS = 0.15
 PROBE_RUNS = 10
 """At least, however slow: at a start other work, such as the end of another run, is not seldom."""
@@ -116,7 +116,8 @@ def peak_flops(device: torch.device, precision: Precision) -> float:
             log.info("the GPU's peak is measured: %s", error)
     dtype = getattr(torch, precision)
     generator = torch.Generator().manual_seed(0)
-    inputs, weight = (torch.randn(rows, WIDTH, generator=generator).to(device, dtype) for rows in (ROWS, WIDTH))
+    rows, width = SIZES[device.type]
+    inputs, weight = (torch.randn(size, width, generator=generator).to(device, dtype) for size in (rows, width))
     clock, threads = (time.process_time, torch.get_num_threads()) if device.type == "cpu" else (time.perf_counter, 1)
     best, begin, runs = float("inf"), clock(), 0
     with torch.no_grad():
@@ -124,4 +125,4 @@ def peak_flops(device: torch.device, precision: Precision) -> float:
             began = clock()
             F.linear(inputs, weight)[0, 0].item()  # asking for a number waits for the device
             best, runs = min(best, (clock() - began) / threads), runs + 1
-    return 2 * ROWS * WIDTH * WIDTH / best
+    return 2 * rows * width * width / best

@@ -7,8 +7,9 @@ never travel.
 
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import MethodType
 from typing import Any
 
@@ -35,6 +36,10 @@ written out (our own on a CPU in bfloat16, transformers' `eager`): to keep them 
 """
 
 
+STAYING = ("documents", "branches", "targets", "image_layouts")
+"""Arguments of the model that say where things stand: what `to_device` leaves on the CPU."""
+
+
 @contextmanager
 def processes() -> Iterator[torch.device]:
     """Join the processes that `torchrun` has started, if it has and nobody has joined yet; gives this one's device."""
@@ -51,8 +56,12 @@ def processes() -> Iterator[torch.device]:
     )
     try:
         yield device
-    finally:
-        dist.destroy_process_group()
+    except BaseException:
+        # On GPUs leaving in order waits for the others, who may wait for what this process will never send.
+        if not cuda:
+            dist.destroy_process_group()
+        raise
+    dist.destroy_process_group()
 
 
 def current_mesh(config: ParallelConfig) -> Mesh:
@@ -177,6 +186,8 @@ def _split(
     # after a pass without one (a reference, an evaluation) whoever asks for parameters would get other ones.
     fully_shard(model, ignored_params=everywhere, reshard_after_forward=True, **options)
     _place_buffers(model, device)
+    hold_back(model, STAYING)
+    model.computes_on = device
     for module in model.modules():
         if isinstance(module, FSDPModule):
             # Losses are sums, so gradients are added up and not averaged.
@@ -186,6 +197,30 @@ def _split(
             module.set_reduce_scatter_unused_params(True, recurse=False)
             _tell_communication(module)
     model.always_looks = _learns(model.vision_tokenizer) or _learns(model.vision_encoder)
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A tensor in a wrapping that FSDP does not open."""
+
+    tensor: Any
+
+
+def hold_back(module: nn.Module, names: Collection[str]) -> None:
+    """Keep arguments of a split module's forward pass where they are.
+
+    FSDP sends all tensors that it sees to the GPU, also those whose place is the CPU, where they are read: which would
+    then wait for all that the GPU still has to do.
+    """
+
+    def hold(_module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        return args, {name: _Held(value) if name in names else value for name, value in kwargs.items()}
+
+    def let_go(_module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        return args, {name: value.tensor if isinstance(value, _Held) else value for name, value in kwargs.items()}
+
+    module.register_forward_pre_hook(hold, prepend=True, with_kwargs=True)
+    module.register_forward_pre_hook(let_go, with_kwargs=True)
 
 
 def _tell_communication(module: FSDPModule) -> None:

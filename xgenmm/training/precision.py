@@ -22,6 +22,10 @@ ONEDNN_FROM = 1.5
 """The same for oneDNN's float32 over torch's default; it is 2 times as fast or hardly faster."""
 TOLERABLE_ERROR = 0.01
 """Largest relative error of a bfloat16 matrix product. Rounding the result costs 0.002, adding in bfloat16 more."""
+SIZES = {"cpu": (128, 576), "cuda": (4096, 4096)}
+"""Rows and width of the product that is measured: like those of a small language model; a GPU would take as long to be
+told of that as to compute it.
+"""
 TURNS = 5
 """How often the formats are measured in turn."""
 ROUNDING = 1e-5
@@ -33,7 +37,7 @@ class Probe:
     """What a short measurement found; kept in the run folder. Errors are relative, in Frobenius norm."""
 
     speed_up: float
-    """Time of a float32 matrix product like those of a small language model, done the better way, over bfloat16's."""
+    """Time of a float32 matrix product, done the better way, over bfloat16's."""
     error: float
     """Of the bfloat16 product."""
     float32_speed_up: float = 1.0
@@ -59,8 +63,9 @@ def probe(device: torch.device, seconds: float = 0.2) -> Probe:
         device: Where the model will run.
         seconds: How long each format may take; a CPU without instructions for bfloat16 needs that for one product.
     """
+    rows, width = SIZES[device.type]
     generator = torch.Generator().manual_seed(0)
-    inputs, weight = (torch.randn(size, generator=generator).to(device) for size in ((128, 576), (576, 576)))
+    inputs, weight = (torch.randn(size, width, generator=generator).to(device) for size in (rows, width))
     rounded = inputs.bfloat16(), weight.bfloat16()
     best = other = fewer = float("inf")
     for _ in range(TURNS):  # in turn, so that other work on the machine meets all of them

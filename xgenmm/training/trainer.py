@@ -22,7 +22,7 @@ from xgenmm.data.permutation import keyed
 from xgenmm.data.report import Tally, add_tallies, check_losses, data_report
 from xgenmm.files import write_whole
 from xgenmm.model.vlm import PARTS, XGenMMForConditionalGeneration
-from xgenmm.objectives.objective import Objective
+from xgenmm.objectives.objective import Objective, ObjectiveOutput
 from xgenmm.phases import Clock, phase
 from xgenmm.training.checkpoint import CheckpointConfig, Checkpoints, training_tensors
 from xgenmm.training.effort import Effort
@@ -175,7 +175,7 @@ class Trainer:
         # Drawn anew from its number at every step, so that no random state has to be saved and none can be lost.
         torch.manual_seed(keyed(self.config.seed, "step", step.number, rank()))
         self.optimizer.zero_grad()
-        sums, hits = Sums(), self.looked_up
+        hits, outputs = self.looked_up, list[ObjectiveOutput]()
         for number, batch in enumerate(step.batches, 1):
             with adding_up(self.model, last=number == len(step.batches)):
                 on_device = to_device(batch, self.device)
@@ -184,8 +184,11 @@ class Trainer:
                 if output.loss.requires_grad:  # also without targets: other processes may have some, and wait
                     with phase("backward"):
                         output.loss.backward()
+            outputs.append(dataclasses.replace(output, loss=output.loss.detach()))
+        # Read only now: to ask for a number is to wait for the device.
+        sums = Sums(remembered=self.looked_up - hits)
+        for batch, output in zip(step.batches, outputs, strict=True):
             sums.add(output, batch.ids, step.sources)
-        sums.remembered = self.looked_up - hits
         return sums
 
     @property
