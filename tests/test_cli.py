@@ -163,6 +163,8 @@ NOISED = ["data", "make", "noised-preferences", "runs/debug/sft/weights", "--dat
         (["generate", "runs/debug/sft/weights", "hi", "--image", "none.png"], 1, "none.png"),
         (["generate", "runs/debug/sft/weights", "word " * 300], 1, "max_tokens"),
         (["generate", "runs/debug/sft/weights", "hi", "--temperature", "-1"], 2, "temperature must be 0"),
+        (["generate", "runs/debug/sft/weights", "hi", "--temperature", "nan"], 2, "temperature must be 0"),
+        (["generate", "runs/debug/sft/weights", "", "--plain"], 2, "nothing to continue: give a text or a picture"),
         ([*NOISED, "--noise-step", "-1"], 2, "noised-preferences.noise.step: must be at least 0, but is -1"),
         ([*NOISED, "--noise-step", "1001"], 2, "step 1001 must lie between 0 and steps, 1000"),
         ([*NOISED, "--max-new-tokens", "0"], 2, "noised-preferences.max_new_tokens: must be at least 1, but is 0"),

@@ -301,7 +301,12 @@ def _decode_fields(cls: Any, value: Any, where: str) -> Any:
     hints = typing.get_type_hints(cls, include_extras=True)
     empty = dataclasses.MISSING
     required = {name for name, field in fields.items() if field.default is empty and field.default_factory is empty}
-    return cls(**_decode_keys(value, {name: hints[name] for name in fields}, required, where))
+    values = _decode_keys(value, {name: hints[name] for name in fields}, required, where)
+    try:
+        return cls(**values)
+    except ConfigError as error:  # it knows of no place but its own
+        said = str(error).removeprefix(f"{where.rpartition('.')[2]}.")
+        raise ConfigError(f"{where}{'.' if _PLACE.match(said) else ': '}{said}") from error
 
 
 def _decode_keys(value: Any, kinds: Mapping[str, Any], required: set[str], where: str) -> dict[str, Any]:
@@ -338,6 +343,8 @@ def _decode_union(kinds: Sequence[Any], value: Any, where: str) -> Any:
     raise ConfigError(errors[0] if len(errors) == 1 else f"{where}: fits no choice: {'; '.join(errors)}")
 
 
+_PLACE = re.compile(r"[a-z_]+(\.[a-z_]+)*: ")
+"""How a message begins that names a setting."""
 _NAMES: dict[Any, str] = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 
 

@@ -32,6 +32,21 @@ def test_the_package_offers_it():
     assert xgenmm.load is load
 
 
+@pytest.mark.parametrize("damaged", ["tokenizer.json", "tokenizer_config.json", "processor_config.json"])
+@pytest.mark.parametrize("content", [None, "{"])
+def test_a_damaged_tokenizer_or_processor_is_the_folders_fault(tmp_path, damaged, content):
+    processor = make_processor("chatml")
+    save(assemble(write_backbones(tmp_path, "llama", "chatml"), processor), processor, tmp_path / "weights")
+    path = tmp_path / "weights" / damaged
+    if content is None:
+        path.unlink()
+    else:
+        path.write_text(content)
+    with pytest.raises(WeightsError, match=r"its tokenizer or processor cannot be read: \S") as caught:
+        load(tmp_path / "weights")
+    assert "\n" not in str(caught.value)
+
+
 def test_wrong_folder(tmp_path):
     with pytest.raises(WeightsError, match="there is no such folder"):
         load(tmp_path / "nowhere")

@@ -334,7 +334,9 @@ def test_precision_is_settled_once_for_a_run(toy_folder, tmp_path, monkeypatch):
         ("stages.sft.noised={}", "recipe.stages.sft.noised: answers to noised pictures are for preferences"),
         ("stages.sft.train.vision=lora", "recipe.stages.sft.feature_cache: the vision encoder trains"),
         ("stages.sft.name=pretrain", "each with a name of its own"),
-        ("stages.sft.name=a/b", '"a/b" cannot be the name of a stage'),
+        *((f"stages.sft.name={name}", "cannot be the name of a stage") for name in ("a/b", "..", ".", '""', "lock")),
+        ("name=..", 'recipe.name: ".." cannot be the name of a run'),
+        ("stages.sft.optim.part_lr={visoin: 1.0e-4}", 'recipe.stages.sft.optim.part_lr: there is no part "visoin"'),
         ("stages.sft.epochs=1", "recipe.stages.sft: give either steps or epochs"),
         ("stages.sft.steps=0", "recipe.stages.sft.steps: must be at least 1, but is 0"),
         (
@@ -453,9 +455,13 @@ def test_a_run_does_not_go_on_with_other_settings(straight):
         ConfigError, match=r"sft was begun with other settings: stages\.sft\.optim\.lr was 0\.002 and is 0\.0005\."
     ):
         run(changed)
-    # how often to save, and where the run lies, do not matter
-    kept = decode(Recipe, override(encode(recipe), ["stages.sft.checkpoint.every=1"]))
-    assert all(result.skipped for result in run(kept))
+    # how often to save, where the run lies, what is bearable and how many rows a pass takes do not matter
+    watched = "evaluate={every: 9, data: data, tasks: [pope]}"
+    free = ("checkpoint.every=1", "batch.micro=2", "batch.max_bad=0.5", "batch.warn_bad=0.5", watched)
+    kept = override(encode(recipe), [f"stages.sft.{setting}" for setting in free])
+    assert all(result.skipped for result in run(decode(Recipe, kept)))
+    with pytest.raises(ConfigError, match=r"stages\.sft\.batch\.size was 4 and is 8"):
+        run(decode(Recipe, override(encode(recipe), ["stages.sft.batch.size=8"])))
 
 
 def test_a_stage_with_another_chat_format_is_refused(toy_folder, tmp_path):

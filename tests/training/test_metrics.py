@@ -19,7 +19,7 @@ from xgenmm.training import stage_page
 from xgenmm.training.effort import Utilisation
 from xgenmm.training.metrics import Incident, Speed, StepRecord, peak_memory_mb
 from xgenmm.training.records import open_records
-from xgenmm.training.sinks import JsonLines, TensorBoard, Terminal
+from xgenmm.training.sinks import JsonLines, TensorBoard, Terminal, describe_loss
 from xgenmm.training.stage_page import write_stage_page
 from xgenmm.training.trackers import Tracker, check_tracker
 
@@ -138,6 +138,26 @@ def test_on_a_terminal_there_is_a_bar(monkeypatch, capsys):
     shown = capsys.readouterr().err
     for part in ("sft", "2/2", "loss 1.500", *LINE.split("  ")):
         assert part in shown
+
+
+def test_many_sources_leave_the_bar_and_the_time_their_room(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+    sink = Terminal("pretrain", 0, 12)
+    losses = {f"source_number_{number}": 1.0 + number for number in range(8)}
+    sink.write(record(0, source_loss=losses))
+    sink.close()
+    lines = capsys.readouterr().err.splitlines()
+    (row,) = {line for line in lines if "loss 1.500" in line}
+    assert "1/12" in row
+    assert ":" in row  # hours and minutes that are left
+    for name in losses:
+        assert any(name in line for line in lines)
+
+
+def test_a_step_that_was_left_out_is_not_called_empty():
+    assert describe_loss(record(3, loss=None)) == "no data"
+    assert describe_loss(record(3, loss=None, incident=Incident(skipped=True))) == "not finite, left out"
 
 
 class Service:

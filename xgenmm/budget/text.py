@@ -121,7 +121,7 @@ def _hours(recipe: RecipeView, stage: StagePlan, device: Gpu) -> list[str]:
         once = stage.before / (device.tflops * 1e12 * recipe.plan.mfu) / 3600
         lines.append(f"Of these, {_round(once)} are the reference's answers, written down before the first step.")
     if stage.steps is None:
-        lines.append("How many steps the stage has depends on data that is not there yet.")
+        lines.append("How many steps the stage has depends on data that is not there or not indexed: xgenmm data index")
     return lines
 
 

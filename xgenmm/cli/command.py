@@ -21,9 +21,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     A run that a signal stopped exits with 128 + its number, as the shell does (130 for Ctrl-C); with 75 for SIGUSR1;
     with 141 if nobody reads what it prints any more (`| head`).
     """
-    options = _parsed(arguments)
-    _prepare()
     try:
+        options = _parsed(arguments)
+        _prepare()
         options.function(options)
         sys.stdout.flush()
     except KeyboardInterrupt:

@@ -45,11 +45,14 @@ def _chat(options: argparse.Namespace) -> None:
 
 
 def _generate(options: argparse.Namespace) -> None:
+    from xgenmm.config import ConfigError
     from xgenmm.inference.generate import stream
     from xgenmm.inference.load import load
     from xgenmm.types import Conversation, Document, Picture, Turn
 
     config = _generation(options)
+    if options.plain and not options.text and not options.image:
+        raise ConfigError("nothing to continue: give a text or a picture")
     model, processor = load(options.weights, device=device())
     parts = (*(Picture(source=path, name=str(path)) for path in options.image), options.text)
     sample: Conversation | Document = Conversation(id="command line", turns=(Turn(role="user", parts=parts),))

@@ -8,7 +8,7 @@ from transformers import AutoProcessor
 
 from xgenmm import autoclasses
 from xgenmm.model.vlm import XGenMMForConditionalGeneration
-from xgenmm.model.weights import Attention, Dtype
+from xgenmm.model.weights import Attention, Dtype, WeightsError
 from xgenmm.model.weights import load as load_model
 from xgenmm.processor.processor import XGenMMProcessor
 
@@ -34,4 +34,8 @@ def load(
     model = load_model(Path(path), dtype=dtype, attention=attention)
     autoclasses.register()
     nn.Module.to(model, device)
-    return model, AutoProcessor.from_pretrained(path)
+    try:
+        return model, AutoProcessor.from_pretrained(path)
+    except (ValueError, OSError) as error:
+        why = str(error).strip().partition("\n")[0]
+        raise WeightsError(f"{path}: its tokenizer or processor cannot be read: {why}") from error

@@ -7,6 +7,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+LEAST_TEMPERATURE, MOST_TEMPERATURE = 0.001, 100.0
+"""Below, logits overflow; above, every token is as likely as any other."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationConfig:
@@ -32,8 +35,11 @@ class GenerationConfig:
         """
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be at least 1, not {self.max_new_tokens}")
-        if self.temperature < 0:
-            raise ValueError(f"temperature must be 0 (the likeliest token) or more, not {self.temperature}")
+        if self.temperature != 0 and not LEAST_TEMPERATURE <= self.temperature <= MOST_TEMPERATURE:
+            raise ValueError(
+                f"temperature must be 0 (the likeliest token) or from {LEAST_TEMPERATURE} to {MOST_TEMPERATURE}, "
+                f"not {self.temperature}"
+            )
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be above 0 and at most 1, not {self.top_p}")
         if self.num_beams < 1 or (self.num_beams > 1 and self.temperature > 0):

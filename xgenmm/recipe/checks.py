@@ -16,6 +16,9 @@ from xgenmm.recipe.settings import Recipe, StageConfig
 from xgenmm.training.ranks import started_by_torchrun
 from xgenmm.training.trackers import check_tracker
 
+TAKEN = ("untrained", "features", "lock", "precision.json", "report.html", "environment.json", "metrics.json")
+"""What else lies in a run's folder."""
+
 
 def check(recipe: Recipe) -> None:
     """Find the mistakes that can be found before anything is loaded: in all stages, so that none comes hours later.
@@ -31,6 +34,8 @@ def check(recipe: Recipe) -> None:
             "recipe.parallel.offload: only processes that torchrun has started keep their states elsewhere, one alone "
             "among them: torchrun --nproc-per-node 1 -m xgenmm.cli train RECIPE"
         )
+    if not _is_folder(recipe.name):
+        raise ConfigError(f'recipe.name: "{recipe.name}" cannot be the name of a run, which is also a folder\'s')
     first = recipe.stages[0]
     if recipe.model is None and first.init is None:
         raise ConfigError(f'recipe: the first stage "{first.name}" needs weights: set `model`, or the stage\'s `init`')
@@ -43,10 +48,15 @@ def check(recipe: Recipe) -> None:
         _check_stage(recipe, stage)
 
 
+def _is_folder(name: str) -> bool:
+    """Whether a name is that of a folder in another one."""
+    return Path(name).name == name and name not in ("", "..")
+
+
 def _check_stage(recipe: Recipe, stage: StageConfig) -> None:
     where = f"recipe.stages.{stage.name}"
-    if Path(stage.name).name != stage.name or stage.name == "untrained":
-        raise ConfigError(f'{where}: "{stage.name}" cannot be the name of a stage, which is also a folder\'s')
+    if not _is_folder(stage.name) or stage.name in TAKEN:
+        raise ConfigError(f'{where}.name: "{stage.name}" cannot be the name of a stage, which is also a folder\'s')
     if (stage.steps is None) == (stage.epochs is None):
         raise ConfigError(f"{where}: give either steps or epochs")
     if not any((stage.train.vision, stage.train.resampler, stage.train.language)):

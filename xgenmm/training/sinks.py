@@ -104,13 +104,16 @@ class Terminal:
 
     def write(self, record: StepRecord) -> None:
         """Show a step."""
-        loss, figures = describe_loss(record), describe(record)
+        loss, sources, figures = describe_loss(record), describe_sources(record), describe(record)
         if self._live is not None:
+            # What grows with the number of sources stands below: the bar and the time left need their room.
             self._bar.update(self._task, completed=record.step + 1, loss=loss)
-            self._live.update(Group(self._bar, Text(figures, style="dim")))
+            lines = [line for line in (sources, figures) if line]
+            self._live.update(Group(self._bar, *(Text(line, style="dim") for line in lines)))
         elif self._is_due(record.step):
             done, left = record.step + 1 - self._start, self._steps - record.step - 1
             seconds = (time.perf_counter() - self._began) / done * left
+            loss += f" ({sources})" if sources else ""
             log.info("%s %d/%d  %s  %s  %.0f s left", self._title, record.step + 1, self._steps, loss, figures, seconds)
 
     def close(self) -> None:
@@ -127,11 +130,16 @@ class Terminal:
 
 
 def describe_loss(record: StepRecord) -> str:
-    """The loss; of every source, if there are several."""
-    if record.loss is None:
-        return "no data"
-    sources = [f"{name} {loss:.3f}" for name, loss in record.source_loss.items()]
-    return f"loss {record.loss:.3f}" + (f" ({', '.join(sources)})" if len(sources) > 1 else "")
+    """The loss, or why there is none."""
+    if record.loss is not None:
+        return f"loss {record.loss:.3f}"
+    return "not finite, left out" if record.incident is not None and record.incident.skipped else "no data"
+
+
+def describe_sources(record: StepRecord) -> str:
+    """The loss of every source, if there are several."""
+    losses = sorted(record.source_loss.items())
+    return ", ".join(f"{name} {loss:.3f}" for name, loss in losses) if len(losses) > 1 else ""
 
 
 def describe(record: StepRecord) -> str:

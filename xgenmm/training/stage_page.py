@@ -115,8 +115,12 @@ def _sums(records: Sequence[Record]) -> list[tuple[str, str]]:
 
 
 def _groups(records: Sequence[Record]) -> list[Group]:
+    losses, note = _by_name(records, "source_loss"), "running mean"
+    if len(losses) > 1:
+        losses = {"all": [record["loss"] for record in records], **losses}
+        note = "of all and of each source, running mean"
     learning = [
-        _lines("Loss", "of each source, running mean", records, _by_name(records, "source_loss"), smooth=True),
+        _lines("Loss", note, records, losses, smooth=True),
         _lines("Learning rate", "of each part", records, _by_name(records, "lr")),
         _lines("Gradient norm", "before clipping", records, {"norm": [record["grad_norm"] for record in records]}),
         *(
