@@ -1,7 +1,8 @@
 """Attention within the documents of a packed row, on a GPU: one kernel for the whole row.
 
 Plain documents go through flash attention for sequences of any lengths; branches, soft caps, float32 and whatever else
-its kernel does not take through FlexAttention, which skips what its mask leaves out block by block.
+its kernel does not take through FlexAttention, which skips what its mask leaves out block by block. What neither
+takes is left to `attention.segment_attention`.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 """What a stage leaves beside its weights about where they come from: its settings, versions, and the model card."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,11 @@ from xgenmm.files import write_whole
 from xgenmm.provenance import commit, package_versions
 from xgenmm.recipe.settings import Recipe
 from xgenmm.training.checkpoint import latest_checkpoint, set_aside
+
+FREE = ("name", "checkpoint", "health", "evaluate", "batch.micro", "batch.max_bad", "batch.warn_bad")
+"""Settings of a stage that may change while it is stopped: they do not decide its weights (`micro`: as little as the
+number of processes does).
+"""
 
 
 def note_settings(recipe: Recipe, number: int, folder: Path) -> None:
@@ -71,28 +76,16 @@ def compare_settings(recipe: Recipe, number: int, folder: Path) -> None:
         )
 
 
-FREE = ("name", "checkpoint", "health", "evaluate", "batch.micro", "batch.max_bad", "batch.warn_bad")
-"""Settings of a stage that may change while it is stopped: they do not decide its weights (`micro`: as little as the
-number of processes does).
-"""
-
-
 def _settings_that_matter(settings: Mapping[str, Any], number: int) -> dict[str, Any]:
     """Everything that decides a stage's weights, flat. Where the run lies, when it saves and gives up does not."""
-    stages = {stage["name"]: _without(FREE, stage) for stage in settings["stages"][: number + 1]}
-    others = ("seed", "precision", "model", "processor", "feature_cache")
-    decode_mode = settings["reading"]["decode"]
-    return _flatten({**{name: settings[name] for name in others}, "decode": decode_mode, "stages": stages})
-
-
-def _without(places: Sequence[str], settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        key: _without([place.removeprefix(f"{key}.") for place in places if place.startswith(f"{key}.")], value)
-        if isinstance(value, Mapping)
-        else value
-        for key, value in settings.items()
-        if key not in places
-    }
+    chosen = _flatten({name: settings[name] for name in ("seed", "precision", "model", "processor", "feature_cache")})
+    chosen["decode"] = settings["reading"]["decode"]
+    for stage in settings["stages"][: number + 1]:
+        where = f"stages.{stage['name']}"
+        free = tuple(f"{where}.{place}." for place in FREE)
+        flat = _flatten(stage, where)
+        chosen |= {place: value for place, value in flat.items() if not f"{place}.".startswith(free)}
+    return chosen
 
 
 def _flatten(value: Any, place: str = "") -> dict[str, Any]:

@@ -34,8 +34,6 @@ _KEPT = {
 """What `selective` keeps: what linear layers and fused attention give. Products of many small matrices are attention
 written out (our own on a CPU in bfloat16, transformers' `eager`): to keep them would be to keep all scores.
 """
-
-
 STAYING = ("documents", "branches", "targets", "image_layouts")
 """Arguments of the model that say where things stand: what `to_device` leaves on the CPU."""
 
