@@ -457,7 +457,7 @@ def test_a_run_does_not_go_on_with_other_settings(straight):
         run(changed)
     # how often to save, where the run lies, what is bearable and how many rows a pass takes do not matter
     watched = "evaluate={every: 9, data: data, tasks: [pope]}"
-    free = ("checkpoint.every=1", "batch.micro=2", "batch.max_bad=0.5", "batch.warn_bad=0.5", watched)
+    free = ("checkpoint.every=1", "batch.micro=3", "batch.max_bad=0.5", "batch.warn_bad=0.5", watched)
     kept = override(encode(recipe), [f"stages.sft.{setting}" for setting in free])
     assert all(result.skipped for result in run(decode(Recipe, kept)))
     with pytest.raises(ConfigError, match=r"stages\.sft\.batch\.size was 4 and is 8"):
