@@ -2,9 +2,20 @@
 
 import os
 import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+from jaxtyping import install_import_hook
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="xgenmm-tests-")  # indexes of data that tests make
+
+PACKAGE = Path(find_spec("xgenmm").submodule_search_locations[0])
+# Shapes are checked at every call, in modules that have any: in all others as well, training would take twice as long.
+SHAPED = [path for path in PACKAGE.rglob("*.py") if "jaxtyping" in path.read_text(encoding="utf-8")]
+install_import_hook(
+    [".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in SHAPED], "beartype.beartype"
+)
 
 import pytest
 from toy import data_config, make_tokenizer, make_toy_model

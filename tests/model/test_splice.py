@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from jaxtyping import TypeCheckError
 
 from xgenmm.model.splice import splice
 
@@ -31,3 +32,9 @@ def test_gradients_reach_text_and_vision_where_each_is_seen():
 def test_mismatch_names_both_counts(count):
     with pytest.raises(ValueError, match=f"2 image placeholders for {count} vision tokens"):
         splice(torch.zeros(1, 3, 2), torch.zeros(count, 2), torch.tensor([[True, True, False]]))
+
+
+def test_shapes_are_checked_in_this_run():
+    """By what `tests/conftest.py` installs."""
+    with pytest.raises(TypeCheckError, match="placeholders"):
+        splice(torch.zeros(2, 3, 4), torch.ones(3, 4), torch.ones(1, 3, dtype=torch.bool))
