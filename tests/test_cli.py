@@ -179,6 +179,21 @@ def test_mistakes_are_told_in_a_line(capsys, arguments, code, message):
     assert "\n" not in line
 
 
+def test_of_several_processes_one_tells_a_mistake_in_the_recipe(capsys, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert cli.main(["train", "dbug"]) == 2
+    assert not capsys.readouterr().err
+    assert cli.main(["chat", "none"]) == 1
+    assert "no weights at none" in capsys.readouterr().err
+
+
+def test_demonstrations_are_counted_in_numbers(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["evaluate", "weights", "--shots", "0,x"])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.endswith("argument --shots: 0,x: write numbers, as 0,4,8\n")
+
+
 def test_a_loss_that_is_not_finite_is_told(at_work, capsys, monkeypatch):
     real = Trainer.accumulate
 

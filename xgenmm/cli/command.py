@@ -36,7 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         full = isinstance(error, OSError) and error.errno == errno.ENOSPC
         advice = ". What was whole before is untouched: make room and give the same command again" if full else ""
-        print(f"{PROGRAM}: {error}{advice}", file=sys.stderr)
+        # All processes of a machine read the same recipe: its mistake is told once.
+        if code != EXIT_USAGE or os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"{PROGRAM}: {error}{advice}", file=sys.stderr)
         return code
     return 0
 

@@ -62,7 +62,10 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(word) for word in _words(text))
+    try:
+        return tuple(int(word) for word in _words(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text}: write numbers, as 0,4,8") from None
 
 
 def _pair(text: str) -> tuple[str, str]:
