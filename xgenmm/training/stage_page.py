@@ -145,7 +145,7 @@ def _groups(records: Sequence[Record]) -> list[Group]:
     fill = {"fill": [record["fill"] for record in records]}
     speed += [
         _lines("Fill of packed rows", "", records, fill, percent=True),
-        _lines("Memory", "GB, largest of the process so far", records, {"memory": [mb / 1000 for mb in of_speed("memory_mb")]}),
+        _lines("Memory", "GB, the process at most", records, {"memory": [mb / 1000 for mb in of_speed("memory_mb")]}),
     ]
     return [
         Group(title="Learning", anchor="learning", charts=learning),
