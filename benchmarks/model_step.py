@@ -52,7 +52,7 @@ def alone(size: str) -> None:
     model = trainable(size)
     for text, pictures in ((1024, 1), (256, 8)):
         examples = [page(model.config.image_token_id, text, [(0, 0)] * pictures)]
-        found = pairwise(padded_step(trainable(size), examples), our_step(model, examples), pairs=3)
+        found = pairwise(padded_step(trainable(size), examples), our_step(model, examples), pairs=9)
         print(f"P4 {size} {number_format()}, one page of {text} tokens of text and {pictures} pictures: {found}")
 
 
