@@ -2,8 +2,8 @@
 
 One picture and 128 tokens; 8 prompts of unequal length; 8 long ones of 1 to 5 tiles (P11). 16 answers of 8 to 128
 tokens, which leave when they are done and make room for others, against batches of 8 (P12). Both in the machine's
-number format, after the answers were compared in float32. `python benchmarks/decode.py`. Exit code 1 if a bar is
-missed.
+number format, after the answers were compared in float32. Then one linear layer of Phi-3 mini with as many rows as
+there are answers in a batch, against torch's. `python benchmarks/decode.py`. Exit code 1 if a bar is missed.
 """
 
 import argparse
@@ -11,14 +11,17 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
-import measure  # noqa: F401  (sets the number of threads, before torch)
+import measure  # first: it sets the number of threads
 import torch
 from prompts import Models, Numbers, by_transformers, chunk, prompt
+from torch import nn
 
 from xgenmm.inference.decoding import Decoder, Request
 from xgenmm.inference.reading import Reader
 from xgenmm.inference.sampling import GenerationConfig
+from xgenmm.model.onednn import use_ordered_weights
 from xgenmm.types import Example
 
 ROUNDS = 2
@@ -103,7 +106,26 @@ def main() -> int:
         missed += ratio < bar
         peer, ours = (statistics.median(one[at] for one in pairs) for at in (0, 1))
         print(f"{name}: peer {peer:.2f} s, ours {ours:.2f} s CPU: {ratio:.2f}x (bar {bar}x)")
+    print(f"a layer of 3,072 to 9,216 numbers, {BATCH} rows, {measure.number_format()}: {one_layer()}")
     return int(missed > 0)
+
+
+@torch.inference_mode()
+def one_layer() -> measure.Ratio:
+    """Ten products as torch makes them, and with the weight in the order in which it is read."""
+    dtype = getattr(torch, measure.number_format())
+    with torch.inference_mode(False):
+        usual, ordered = (nn.Linear(3072, 9216, bias=False, dtype=dtype) for _ in range(2))
+        ordered.load_state_dict(usual.state_dict())
+    use_ordered_weights(ordered)
+    inputs = torch.randn(BATCH, 3072).to(dtype)
+    torch.testing.assert_close(ordered(inputs), usual(inputs))
+
+    def ten_products(module: nn.Module) -> None:
+        for _ in range(10):
+            module(inputs)
+
+    return measure.pairwise(partial(ten_products, usual), partial(ten_products, ordered), pairs=5)
 
 
 if __name__ == "__main__":
