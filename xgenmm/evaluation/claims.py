@@ -1,4 +1,4 @@
-"""What a run may claim to have learnt. One rule for all: the 95 % interval is clear of chance and of every control.
+"""What a run may claim to have learnt. One rule for all: the 95 % interval is clear of chance and of all controls' own.
 
 The controls are the same model with another picture or with white paper, and the commonest answer.
 """
