@@ -6,7 +6,6 @@ same size takes until it is built, without a step.
 python benchmarks/cold_start.py
 """
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -55,9 +54,7 @@ def main() -> None:
 def seconds_of(program: str, *arguments: str) -> list[float]:
     """What it prints, run in a process of its own."""
     command = [sys.executable, "-c", program, *arguments]
-    done = subprocess.run(
-        command, cwd=Path(__file__).parent, env=dict(os.environ), capture_output=True, check=True, text=True
-    )
+    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, check=True, text=True)
     return [float(word) for word in done.stdout.split()]
 
 

@@ -1,0 +1,1 @@
+from xgenmm import libraries as libraries
