@@ -256,6 +256,21 @@ def test_autocast_is_followed_and_does_not_reach_inside():
         assert torch.equal(found, wanted.float())
 
 
+def test_a_joint_projection_is_not_kept_for_its_values():
+    layout = make_layout(SHORT)
+    joint = torch.randn(layout.length, 6, 3 * 16, requires_grad=True).mul(1)
+    query, key, value = (
+        part * 1 if turned else part for part, turned in zip(joint.split(16, -1), (1, 1, 0), strict=True)
+    )
+    kept: set[int] = set()
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.add(x.untyped_storage().nbytes()) or x, lambda x: x):
+        output = attend(query, key, value, layout)
+    assert query.nbytes in kept
+    assert joint.nbytes not in kept
+    expected = attend(query, key, value.detach().clone().requires_grad_(), layout)
+    assert torch.equal(output, expected)
+
+
 def test_dropout_drops_and_keeps_the_mean():
     layout = make_layout(SHORT)
     inputs = [tensor.detach() for tensor in make_inputs(layout.length)]

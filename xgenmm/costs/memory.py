@@ -205,8 +205,6 @@ def block_bytes(blocks: Blocks, mode: Mode, rank: int, format: Formats, *, causa
     result, mixes = p * queries, format.attention if causal else "flash"
     if mixes != "blocks":
         kept += result + 4 * blocks.heads
-        if len(blocks.first) == 1:
-            kept += p * (queries + keys)  # values are a view of one matrix' result, all of which stays
     ffn = blocks.ffn
     kept += p * ffn * ((2 if lean else 3) if blocks.gated else 1)
     for number, group in enumerate(_readers(blocks)):

@@ -78,13 +78,28 @@ def attend(
     if query.device.type == "cpu":
         # In float32 torch's own attention is faster, but not over oneDNN, which is what lower precisions ask for.
         if plain and query.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest":
-            return segment_attention(query, key, value, layout, scores)
+            return segment_attention(query, key, _by_themselves(value, key), layout, scores)
         return block_attention(query, key, value, layout, scores)
+    value = _by_themselves(value, key)
     if plain and flash_takes(query, value):
         return varlen_attention(query, key, value, layout, scores)
     if softcap is None and not flex_takes(query, value):
         return segment_attention(query, key, value, layout, scores)
     return flex_attention_of(query, key, value, layout, scores)
+
+
+def _by_themselves(value: Values, key: Keys) -> Values:
+    """Values that are a part of what one matrix gave (Phi-3) would keep all of it for the backward pass, while queries
+    and keys were turned into others: a copy lets it go.
+    """
+    whole = value.untyped_storage()
+    if (
+        not value.requires_grad
+        or whole.nbytes() == value.nbytes
+        or whole.data_ptr() == key.untyped_storage().data_ptr()
+    ):
+        return value
+    return value.clone()
 
 
 def segment_attention(
