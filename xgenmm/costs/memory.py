@@ -311,7 +311,7 @@ def _head(shape: ModelShape, trained: Trained, targets: Amount, format: Formats)
     at_once, in_float32, weights = format.portions
     chunk = min(targets * language.vocabulary, at_once)
     logits = chunk * format.product + min(chunk, in_float32) * 8
-    if trained.language is True:
+    if trained.language is True and format.product < 4:  # in float32 it is added at once
         logits += min(language.table, weights) * format.product
     hidden = targets * language.blocks.width * 2 * format.stream
     rounded = format.product * language.table if format.copies else 0

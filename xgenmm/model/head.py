@@ -282,7 +282,7 @@ def _to_errors(logits: Float[Tensor, "m vocabulary"], targets: Int[Tensor, " m"]
 def _add_product(total: Float[Tensor, "vocabulary D"], errors: Float[Tensor, "m vocabulary"], inputs: Tensor) -> None:
     """Add what a chunk contributes to the weight's gradient, in float32 whatever the product's type."""
     if inputs.dtype == total.dtype:
-        total.addmm_(errors.t(), inputs)
+        torch.addmm(total, errors.t(), inputs, out=total)
         return
     for tokens in _chunks(len(total), portions_on(total.device).weights // total.shape[1]):
         total[tokens] += errors[:, tokens].t() @ inputs
