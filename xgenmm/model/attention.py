@@ -122,10 +122,10 @@ def segment_attention(
                 dropout_p=dropout,
                 scale=scores.scale,
                 enable_gqa=len(q) != len(k),
-            )[0]
+            )[0].transpose(0, 1)  # back to the order in which it lies in memory
         )
-    outputs.append(value.new_zeros(query.shape[1], rest, value.shape[-1]))
-    return torch.cat(outputs, dim=1).transpose(0, 1)
+    outputs.append(value.new_zeros(rest, query.shape[1], value.shape[-1]))
+    return torch.cat(outputs)
 
 
 def _visible(layout: Layout, segment: Segment, window: int | None, device: torch.device) -> Bool[Tensor, "L L"]:
