@@ -67,6 +67,7 @@ def attend(
     layout = cu_seqlens if isinstance(cu_seqlens, Layout) else layout_between(cu_seqlens, len(query))
     if torch.is_autocast_enabled(query.device.type):
         query, key, value = (x.to(torch.get_autocast_dtype(query.device.type)) for x in (query, key, value))
+    value = _by_themselves(value, key)
     if window is not None and window >= max((segment.length for segment in layout.segments), default=0):
         window = None
     scores = Scores(scale=query.shape[-1] ** -0.5 if scale is None else scale, window=window, softcap=softcap)
@@ -78,9 +79,8 @@ def attend(
     if query.device.type == "cpu":
         # In float32 torch's own attention is faster, but not over oneDNN, which is what lower precisions ask for.
         if plain and query.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest":
-            return segment_attention(query, key, _by_themselves(value, key), layout, scores)
+            return segment_attention(query, key, value, layout, scores)
         return block_attention(query, key, value, layout, scores)
-    value = _by_themselves(value, key)
     if plain and flash_takes(query, value):
         return varlen_attention(query, key, value, layout, scores)
     if softcap is None and not flex_takes(query, value):
